@@ -1,0 +1,302 @@
+"""The `multimix` command in processes of its own: what it prints, what it returns, and what it leaves behind."""
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import multimix
+from multimix.phantom import make_phantom
+
+COMMAND = shutil.which("multimix", path=str(Path(sys.executable).parent))
+TINY = ["--size", "32", "--batch", "4", "--seed", "1"]
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory) -> dict:
+    "Caches in a folder of the tests; nothing else from outside."
+    return {**os.environ, "MULTIMIX_CACHE": str(tmp_path_factory.mktemp("cache")), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    "Call the command in an empty folder; gives the finished process."
+
+    def call(*words, ok=True):
+        done = subprocess.run([COMMAND, *map(str, words)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert not ok or done.returncode == 0, done.stderr
+        return done
+
+    return call
+
+
+def save_images(folder: Path, images: np.ndarray, suffix: str) -> None:
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"person{i}_bacteria_{i}.{suffix}")
+
+
+@pytest.fixture(scope="session")
+def xrays(tmp_path_factory) -> Path:
+    "A folder in the layout of the public sets, filled with phantoms: kermany and montgomery."
+    root = tmp_path_factory.mktemp("xrays")
+    phantoms = make_phantom(72, size=48, seed=5)
+    for split, part in (("train", slice(0, 48)), ("test", slice(48, 72))):
+        for label, name in enumerate(("NORMAL", "PNEUMONIA")):
+            chosen = phantoms.images[part][phantoms.labels[part] == label]
+            save_images(root / f"kermany/chest_xray/{split}/{name}", chosen, "jpeg")
+    save_images(root / "montgomery/images", phantoms.images[:8], "png")
+    save_images(root / "montgomery/masks", phantoms.masks[:8, 0] * 255, "png")
+    return root
+
+
+@pytest.fixture
+def broken(xrays, tmp_path) -> Path:
+    "A copy of `xrays` to be damaged."
+    return Path(shutil.copytree(xrays, tmp_path / "broken"))
+
+
+def assert_refused(done, *said: str) -> None:
+    "One line on stderr that says `said`, nothing on stdout, exit code 2."
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(lines) == 1 and lines[0].startswith("multimix: error: "), done.stderr
+    assert [word for word in said if word not in lines[0]] == [], lines[0]
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# what can be answered without a run
+
+
+def test_version(run):
+    assert run("--version").stdout.strip() == f"multimix {multimix.__version__}"
+
+
+def test_help_names_every_choice(run):
+    from multimix.methods import METHODS, PRESETS
+    from multimix.pseudo_labels import POLICIES
+
+    text = run("train", "--help").stdout
+    assert [name for name in (*METHODS, *PRESETS, *POLICIES) if name not in text] == []
+
+
+def test_version_and_help_do_not_load_torch(environment):
+    code = "import sys; from multimix.cli import make_parser; make_parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+
+
+# bad input
+
+
+@pytest.mark.parametrize("words, said", [
+    ([], "train|evaluate|explain"),
+    (["trian"], "trian"),
+    (["train", "--step", "5"], "--step"),
+    (["train", "--steps", "many"], "--steps"),
+    (["train", "--steps", "0"], "steps"),
+    (["train", "--batch", "0"], "batch"),
+    (["train", "--seed", "-1"], "seed"),
+    (["train", "--labels", "-4"], "labels"),
+    (["train", "--masks", "-4"], "masks"),
+    (["train", "--labels", "1000000"], "labels"),
+    (["train", "--masks", "1000000"], "masks"),
+    (["train", "--size", "100"], "100"),
+    (["train", "--size", "0"], "size"),
+    (["train", "--method", "multimics"], "multimics"),
+    (["train", "--preset", "best"], "best"),
+    (["train", "--policy", "lenient"], "lenient"),
+    (["train", "--device", "abacus"], "abacus"),
+    (["train", "--data", "nowhere"], "nowhere"),
+    (["evaluate", "nowhere"], "nowhere"),
+    (["explain", "nowhere", "image.png"], "nowhere"),
+    (["explain", "nowhere"], "IMAGE"),
+], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_bad_words_are_refused(run, tmp_path, words, said):
+    out = ["--out", "run"] if words[:1] == ["train"] else []
+    assert_refused(run(*words, *out, ok=False), said)
+    assert left_behind(tmp_path) == []
+
+
+def test_data_without_anything_to_learn_from_is_refused(run, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_refused(run("train", "--data", "empty", "--out", "run", ok=False), "empty")
+    assert left_behind(tmp_path) == []
+
+
+def test_a_file_in_place_of_the_data_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    assert_refused(run("train", "--data", "file", "--out", "run", ok=False), "file")
+
+
+def test_out_that_is_a_file_is_refused(run, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    assert_refused(run("train", *TINY, "--steps", "1", "--out", "file", ok=False), "file")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def spoil_class(root: Path) -> str:
+    for path in (root / "kermany/chest_xray/train/PNEUMONIA").iterdir():
+        path.unlink()
+    return "PNEUMONIA"
+
+
+def spoil_image(root: Path) -> str:
+    path = sorted((root / "kermany/chest_xray/train/NORMAL").iterdir())[3]
+    path.write_bytes(path.read_bytes()[:200])
+    return path.name
+
+
+def spoil_mask_size(root: Path) -> str:
+    path = sorted((root / "montgomery/masks").iterdir())[2]
+    Image.fromarray(np.zeros((48, 20), np.uint8)).save(path)
+    return path.name
+
+
+def spoil_mask_name(root: Path) -> str:
+    path = sorted((root / "montgomery/images").iterdir())[2]
+    path.unlink()
+    return path.stem
+
+
+@pytest.mark.parametrize("spoil", [spoil_class, spoil_image, spoil_mask_size, spoil_mask_name], ids=lambda f: f.__name__)
+def test_spoilt_folder_is_refused(run, tmp_path, broken, spoil):
+    said, before = spoil(broken), left_behind(broken)
+    assert_refused(run("train", "--data", broken, *TINY, "--labels", "8", "--method", "enc", "--out", "run", ok=False), said)
+    assert not (tmp_path / "run").exists() and left_behind(broken) == before
+
+
+def test_more_labels_than_there_are_is_refused(run, tmp_path, xrays):
+    assert_refused(run("train", "--data", xrays, *TINY, "--labels", "500", "--method", "enc", "--out", "run", ok=False), "500")
+    assert not (tmp_path / "run").exists()
+
+
+def test_method_that_needs_masks_is_refused_where_there_are_none_to_train_on(run, tmp_path, xrays):
+    assert_refused(run("train", "--data", xrays, *TINY, "--labels", "8", "--method", "unet", "--out", "run", ok=False), "unet")
+    assert not (tmp_path / "run").exists()
+
+
+# runs
+
+
+@pytest.fixture(scope="module")
+def finished(environment, tmp_path_factory) -> Path:
+    "A folder that holds `run`, a finished tiny run of multimix on phantoms."
+    folder = tmp_path_factory.mktemp("finished")
+    words = ["train", *TINY, "--steps", "4", "--out", "run"]
+    done = subprocess.run([COMMAND, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "in_domain" in done.stdout and "dice" in done.stdout
+    return folder
+
+
+def test_run_folder_holds_what_it_should(finished):
+    files = {"config.json", "history.csv", "last.pt", "best.pt", "results.json", "report.html"}
+    assert files <= set(left_behind(finished / "run")) and not list(finished.rglob("*.part"))
+    results = json.loads((finished / "run/results.json").read_text())
+    head = {"method": "multimix", "preset": "corrected", "seed": 1, "size": 32, "steps": 4}
+    assert {key: results[key] for key in head} == head
+    assert {"labels", "masks", "seconds", "images_per_second", "in_domain", "cross_domain"} <= set(results)
+    for domain in ("in_domain", "cross_domain"):
+        scores = results[domain]
+        assert {"accuracy", "balanced_accuracy", "auroc", "auprc", "f1_normal", "f1_pneumonia", "ece", "n", "constant_accuracy",
+                "ci95"} <= set(scores["classification"])
+        assert {"dice", "jaccard", "precision", "recall", "hd95", "assd", "ssim", "n", "ci95"} <= set(scores["segmentation"])
+
+
+def test_report_needs_no_other_file(finished):
+    html = (finished / "run/report.html").read_text(encoding="utf-8")
+    assert "data:image/" in html and 'src="http' not in html and 'href="http' not in html
+
+
+def test_evaluate_repeats_the_numbers_of_the_run(run, finished):
+    def scores(text):
+        return [line for line in text.splitlines() if line.startswith(("in_domain", "cross_domain"))]
+
+    from multimix.cli import summary
+
+    results = json.loads((finished / "run/results.json").read_text())
+    assert scores(run("evaluate", finished / "run").stdout) == scores(summary(results)) != []
+
+
+def test_evaluate_on_other_data(run, finished, xrays):
+    printed = run("evaluate", finished / "run", "--data", xrays).stdout
+    assert "classification n=24" in " ".join(printed.split())
+
+
+def test_evaluate_refuses_bad_data(run, finished):
+    assert_refused(run("evaluate", finished / "run", "--data", "nowhere", ok=False), "nowhere")
+
+
+def test_explain_writes_a_figure_for_each_image(run, finished, tmp_path, xrays):
+    images = sorted((xrays / "montgomery/images").iterdir())[:2]
+    printed = run("explain", finished / "run", *images).stdout.split()
+    figures = [(tmp_path / path) for path in printed]
+    assert len(set(figures)) == 2
+    for figure in figures:
+        assert min(Image.open(figure).size) > 32
+
+
+def test_explain_refuses_what_is_no_image(run, finished, tmp_path):
+    (tmp_path / "letter.png").write_text("Dear colleague")
+    assert_refused(run("explain", finished / "run", "letter.png", ok=False), "letter.png")
+    assert_refused(run("explain", finished / "run", "missing.png", ok=False), "missing.png")
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(run, finished):
+    before = {path: path.stat().st_mtime_ns for path in (finished / "run").iterdir()}
+    assert_refused(run("train", *TINY, "--steps", "4", "--out", finished / "run", ok=False), "resume")
+    assert_refused(run("train", *TINY, "--steps", "5", "--out", finished / "run", "--resume", ok=False), "steps")
+    assert {path: path.stat().st_mtime_ns for path in (finished / "run").iterdir()} == before
+
+
+def start_and_stop(environment, folder: Path, words: list[str], number: int, ready: str) -> subprocess.Popen:
+    "Start the command, send it signal `number` as soon as the file `ready` is there; gives the ended process."
+    errors = (folder / "stderr").open("w+")
+    process = subprocess.Popen([COMMAND, *words], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+    deadline = time.monotonic() + 240
+    while not (folder / ready).exists():
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "stderr").read_text()
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.wait(60)
+    errors.close()
+    return process
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_killed_run_resumes_to_the_same_weights(run, environment, tmp_path):
+    words = ["train", *TINY, "--steps", "160", "--out"]
+    run(*words, "whole")
+    killed = start_and_stop(environment, tmp_path, [*words, "broken"], signal.SIGKILL, "broken/last.pt")
+    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "broken/results.json").exists()
+    run(*words, "broken", "--resume")
+    whole, broken = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("whole", "broken"))
+    assert whole["step"] == broken["step"] == 160
+    assert all(torch.equal(whole["model"][key], broken["model"][key]) for key in whole["model"])
+
+    def scores(name):
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        return {key: value for key, value in results.items() if "second" not in key}
+
+    assert scores("whole") == scores("broken")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_says_how_to_go_on(environment, tmp_path):
+    words = ["train", *TINY, "--steps", "5000", "--out", "my run"]
+    stopped = start_and_stop(environment, tmp_path, words, signal.SIGINT, "my run/config.json")
+    said = (tmp_path / "stderr").read_text()
+    assert stopped.returncode == 130 and "Traceback" not in said
+    assert said.splitlines()[-1] == "multimix: stopped; to go on, run: " + shlex.join(["multimix", *words, "--resume"])
