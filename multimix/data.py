@@ -2,17 +2,18 @@
 
 # %% ../nbs/00_data.ipynb #00-data-002
 from __future__ import annotations
+import hashlib
 import zlib
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
-from .images import ImageSet, InputError, cache_images, check_size, merge_duplicates, read_folders, read_image, read_masked
+from .images import ImageSet, InputError, cache_images, check_size, read_folders, read_image, read_masked
 
 # %% auto #0
-__all__ = ['TRAIN', 'sub_seed', 'label_budget', 'patient_split', 'Batch', 'Stream', 'MultiTaskData', 'join', 'ImageSet',
-           'InputError', 'cache_images', 'check_size', 'read_image']
+__all__ = ['TRAIN', 'sub_seed', 'label_budget', 'patient_split', 'find_duplicates', 'merge_duplicates', 'Batch', 'Stream',
+           'MultiTaskData', 'join', 'ImageSet', 'InputError', 'cache_images', 'check_size', 'read_image']
 
 # %% ../nbs/00_data.ipynb #00-data-003
 _all_ = ["ImageSet", "InputError", "cache_images", "check_size", "read_image"]
@@ -88,6 +89,24 @@ def patient_split(patients, fraction: float, seed: int = 0, labels=None) -> tupl
     return np.flatnonzero(~inside), np.flatnonzero(inside)
 
 # %% ../nbs/00_data.ipynb #00-data-009
+def find_duplicates(images: np.ndarray) -> list[list[int]]:
+    "Groups of indices whose pixels are identical, uint8 `(N, H, W)`; images that occur once are left out."
+    groups: dict[bytes, list[int]] = {}
+    for i, image in enumerate(images):
+        groups.setdefault(hashlib.md5(np.ascontiguousarray(image), usedforsecurity=False).digest(), []).append(i)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def merge_duplicates(patients: np.ndarray, images: np.ndarray) -> np.ndarray:
+    "Patient keys in which those who share an identical image count as one person, so that no split separates copies."
+    patients = np.array(patients, dtype=object)
+    for group in find_duplicates(images):
+        keys = set(patients[group])
+        if len(keys) > 1:
+            patients[np.isin(patients, list(keys))] = min(keys)
+    return patients.astype(str)
+
+# %% ../nbs/00_data.ipynb #00-data-010
 @dataclass
 class Batch:
     "What a stream gives for one step, on its device."
@@ -96,7 +115,7 @@ class Batch:
     masks: Tensor | None   # (B, M, H, W) float32 in {0, 1}
     index: Tensor          # (B,) int64, places in the stream's set
 
-# %% ../nbs/00_data.ipynb #00-data-010
+# %% ../nbs/00_data.ipynb #00-data-011
 @lru_cache(maxsize=64)
 def _epoch_order(n: int, seed: int) -> np.ndarray:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
@@ -118,7 +137,7 @@ def _rows(store: np.ndarray | Tensor, index: Tensor, device: torch.device) -> Te
     rows = torch.from_numpy(np.array(store[index.numpy()]))
     return (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
 
-# %% ../nbs/00_data.ipynb #00-data-011
+# %% ../nbs/00_data.ipynb #00-data-012
 class Stream:
     """A named source of batches. Batch number `step` is a pure function of `(seed, name, step)`: there is no state to save.
 
@@ -139,7 +158,7 @@ class Stream:
 
     def batch(self, step: int) -> Batch: return _batch(self, step)
 
-# %% ../nbs/00_data.ipynb #00-data-012
+# %% ../nbs/00_data.ipynb #00-data-013
 def _indices(stream: Stream, step: int) -> np.ndarray:
     n, seeds = len(stream), lambda epoch: sub_seed(stream.seed, stream.name, epoch)
     epoch, place = np.divmod(np.arange(stream.batch_size) + step * stream.batch_size, n)
@@ -151,7 +170,7 @@ def _batch(stream: Stream, step: int) -> Batch:
     images, labels, masks = (None if store is None else _rows(store, index, stream.device) for store in stream._store.values())
     return Batch(images[:, None], labels, None if masks is None else masks.float(), index.to(stream.device))
 
-# %% ../nbs/00_data.ipynb #00-data-013
+# %% ../nbs/00_data.ipynb #00-data-014
 TRAIN = ("cls_labeled", "cls_unlabeled", "seg_labeled", "seg_unlabeled")
 
 
@@ -174,7 +193,7 @@ class MultiTaskData:
         sizes = {name: unlabeled if name == "cls_unlabeled" else batch for name in TRAIN if getattr(self, name)}
         return {name: Stream(getattr(self, name), size, seed, device, name) for name, size in sizes.items()}
 
-# %% ../nbs/00_data.ipynb #00-data-014
+# %% ../nbs/00_data.ipynb #00-data-015
 def join(sets: list[ImageSet | None]) -> ImageSet | None:
     "Images, names and patients of several sets in one, without labels or masks; None if there are no images."
     sets = [s for s in sets if s is not None and len(s)]
@@ -192,7 +211,7 @@ def _patients(s: ImageSet) -> np.ndarray:
 def _without(s: ImageSet | None, patients: np.ndarray) -> ImageSet | None:
     return None if s is None else s.subset(~np.isin(_patients(s), patients))
 
-# %% ../nbs/00_data.ipynb #00-data-015
+# %% ../nbs/00_data.ipynb #00-data-016
 def _split_task(task: str, s: ImageSet | None, n: int | None, val: float, seed: int, balance: str, extra: ImageSet | None) -> dict:
     "Validation part, the labelled images of the budget, and all the rest without their truth, of one task ('cls' or 'seg')."
     if s is None:
@@ -209,7 +228,7 @@ def _split_task(task: str, s: ImageSet | None, n: int | None, val: float, seed: 
             f"{task}_unlabeled": join([s.subset(left), _without(extra, held)]),
             f"{task}_truth": (s.labels if cls else s.masks)[left]}
 
-# %% ../nbs/00_data.ipynb #00-data-016
+# %% ../nbs/00_data.ipynb #00-data-017
 def _draw(task: str, s: ImageSet, n: int, seed: int, balance: str) -> np.ndarray:
     if task == "cls":
         return label_budget(s.labels, n, seed, balance, s.classes)
@@ -217,7 +236,7 @@ def _draw(task: str, s: ImageSet, n: int, seed: int, balance: str) -> np.ndarray
         raise InputError(f"{n} masks asked: there are {len(s)}, and at least 1 is needed")
     return label_budget(np.zeros(len(s), dtype=np.int64), n, sub_seed(seed, task))
 
-# %% ../nbs/00_data.ipynb #00-data-017
+# %% ../nbs/00_data.ipynb #00-data-018
 def _from_sets(cls, classification: ImageSet | None = None, segmentation: ImageSet | None = None, tests: dict | None = None,
                labels: int | None = 100, masks: int | None = 10, val: float = 0.1, seed: int = 0, balance: str = "equal",
                extra: dict[str, ImageSet] | None = None) -> MultiTaskData:
@@ -237,7 +256,7 @@ def _from_sets(cls, classification: ImageSet | None = None, segmentation: ImageS
 
 MultiTaskData.from_sets = classmethod(_from_sets)
 
-# %% ../nbs/00_data.ipynb #00-data-018
+# %% ../nbs/00_data.ipynb #00-data-019
 def _one_person_one_key(sets: list[ImageSet | None], patient) -> list[ImageSet | None]:
     "Patient keys from file names through `patient`; identical images, also of different folders, belong to one person."
     there = [s for s in sets if s is not None]
@@ -245,7 +264,7 @@ def _one_person_one_key(sets: list[ImageSet | None], patient) -> list[ImageSet |
     keys = iter(np.split(merge_duplicates(names, np.concatenate([s.images for s in there])), np.cumsum([len(s) for s in there])[:-1]))
     return [None if s is None else replace(s, patients=next(keys)) for s in sets]
 
-# %% ../nbs/00_data.ipynb #00-data-019
+# %% ../nbs/00_data.ipynb #00-data-020
 def _hold_out(cls_set: ImageSet | None, seg_set: ImageSet | None, test: float) -> tuple[np.ndarray, dict]:
     "Patients of the test set, the same for every seed, and the test sets of both tasks."
     sets = {"classification": cls_set, "segmentation": seg_set}
@@ -255,7 +274,7 @@ def _hold_out(cls_set: ImageSet | None, seg_set: ImageSet | None, test: float) -
     tests = {task: s.subset(np.isin(s.patients, held)) for task, s in sets.items()}
     return held, {task: s for task, s in tests.items() if len(s)}
 
-# %% ../nbs/00_data.ipynb #00-data-020
+# %% ../nbs/00_data.ipynb #00-data-021
 def _from_folders(cls, images: dict | None = None, masks: tuple | None = None, unlabeled=None, size: int = 64, test: float = 0.2,
                   labels: int | None = None, mask_budget: int | None = None, val: float = 0.1, seed: int = 0, patient=None,
                   **cache) -> MultiTaskData:

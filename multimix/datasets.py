@@ -2,12 +2,16 @@
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-002
 from __future__ import annotations
-import csv, os, re, warnings, zlib
+import csv
+import os
+import re
+import warnings
+import zlib
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from .data import ImageSet, InputError, MultiTaskData, cache_images, check_size
-from .images import find_duplicates, list_images, merge_duplicates, read_masked
+from .data import ImageSet, InputError, MultiTaskData, cache_images, check_size, find_duplicates, merge_duplicates
+from .images import list_images, read_masked
 
 # %% auto #0
 __all__ = ['LAYOUT', 'data_root', 'kermany_patient', 'load_kermany', 'load_jsrt', 'load_montgomery', 'load_nih', 'load_root']
