@@ -72,7 +72,7 @@ def _all_masked(loaded: tuple[ImageSet, ImageSet | None], folder: Path) -> Image
     "A published set has a mask for every image."
     masked, bare = loaded
     if bare is not None:
-        raise InputError(f"{folder / 'images' / bare.names[0]}: an image without its mask ({len(bare)} in all); the copy is incomplete")
+        raise InputError(f"{folder / bare.names[0]}: an image without its mask ({len(bare)} in all); the copy is incomplete")
     return masked
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-009

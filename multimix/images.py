@@ -264,5 +264,6 @@ def read_masked(image_dir: str | Path, mask_dirs, size: int, merge: bool = True,
             raise InputError(f"{images[stem]}: has a mask in some of the mask folders but not in all; add or remove it")
     layers = [cache_images([masks[s] for s in both], size, kind="mask", **cache) for masks in folders]
     stack = np.max(layers, axis=0)[:, None] if merge else np.stack(layers, axis=1)
-    load = lambda stems, m=None: ImageSet(cache_images([images[s] for s in stems], size, **cache), [images[s].name for s in stems], masks=m)
-    return load(both, stack), load(bare) if bare else None
+    paths, n = [images[s] for s in both + bare], len(both)
+    pixels, names = cache_images(paths, size, **cache), [f"{p.parent.name}/{p.name}" for p in paths]
+    return ImageSet(pixels[:n], names[:n], masks=stack), ImageSet(pixels[n:], names[n:]) if bare else None
