@@ -63,9 +63,11 @@ def resamples(n: int, draws: int = 1000, seed: int = 0, groups=None) -> Iterator
 
     With `groups`, (n,) names of patients, whole patients are drawn, since images of one patient resemble each other
     (an empty name counts as a patient of its own). Drawn with replacement (Efron and Tibshirani 1993, chapter 6)."""
-    names = np.arange(n).astype(str) if groups is None else np.asarray(groups).astype(str)
-    names = np.where(names == "", np.char.add("\0", np.arange(n).astype(str)), names)
-    group = np.unique(names, return_inverse=True)[1]
+    group = np.arange(n)
+    if groups is not None:
+        names = np.asarray(groups).astype(str)
+        names = np.where(names == "", np.char.add("\0", group.astype(str)), names)
+        group = np.unique(names, return_inverse=True)[1]
     size, rng, block = int(group.max()) + 1, np.random.default_rng(seed), max(1, 4_000_000 // n)
     for start in range(0, draws, block):
         rows = min(block, draws - start)
