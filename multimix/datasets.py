@@ -120,7 +120,7 @@ def _nih_boxes(folder: Path, scale: float) -> dict[str, list[list[float]]]:
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-037
 def load_nih(root: str | Path, size: int = 64, **cache) -> ImageSet:
-    """ChestX-ray14 as the cross-domain test of classification: 'Pneumonia', alone or with others, is 1, 'No Finding' is 0, no other is used.
+    """ChestX-ray14 as the cross-domain test of classification: 'Pneumonia', alone or with others, is 1, 'No Finding' is 0.
 
     Expects `images/`, `Data_Entry_2017*.csv` and, for the places of pneumonia, `BBox_List_2017.csv`. Patients are the table's.
     """

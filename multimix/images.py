@@ -34,8 +34,8 @@ def _unit(im: Image.Image) -> np.ndarray:
         image = np.asarray(im).astype(np.float32) / 65535
     elif im.mode == "F":
         image = np.asarray(im, dtype=np.float32)
-    else:                        # "L" looks colours up in the palette and drops alpha
-        image = np.asarray(im.convert("L"), dtype=np.float32) / 255
+    else:  # a palette is looked up, then colours become luminance, and alpha is dropped
+        image = np.asarray((im.convert("RGBA") if im.mode == "P" else im).convert("L"), dtype=np.float32) / 255
     if not (image.min() >= 0 and image.max() <= 1):  # also catches NaN
         raise ValueError(f"pixels of mode {im.mode} lie outside the known range; save it with 8 or 16 bits")
     return image

@@ -1,0 +1,237 @@
+"""The public data sets: small made-up copies with every trap in them, and the real ones where they are."""
+import os
+import shutil
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multimix.data import InputError, find_duplicates
+from multimix.datasets import data_root, kermany_patient, load_jsrt, load_kermany, load_montgomery, load_nih, load_root
+
+HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
+NIH = {"a.png": ("Effusion|Pneumonia", 1), "b.png": ("No Finding", 1), "c.png": ("Pneumonia", 2), "d.png": ("Effusion", 3),
+       "e.png": ("No Finding", 4)}
+CACHE = Path(os.environ.get("MULTIMIX_CACHE") or Path.home() / ".cache" / "multimix")  # for the real ones, which take a while to decode
+
+
+def save(path, seed, size=64):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size), dtype=np.uint8)).save(path)
+
+
+def save_mask(path, columns, size=64):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((size, size), np.uint8)
+    mask[16:48, columns] = 255
+    Image.fromarray(mask).save(path)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    root = tmp_path_factory.mktemp("xrays")
+    for k, split in enumerate(("train", "test")):
+        for i in range(20):
+            save(root / f"kermany/chest_xray/{split}/NORMAL/{'NORMAL2-' * (i % 2)}IM-{i // 2:04}-0001.png", 1000 * k + i)
+            save(root / f"kermany/chest_xray/{split}/PNEUMONIA/person{i // 2}_{('virus', 'bacteria')[i % 2]}_{i}.png", 1000 * k + 100 + i)
+    for i in range(21):
+        save(root / f"jsrt/images/JPCLN{i:03}.png", 5000 + i)
+        for lung, columns in (("left_lung", slice(36, 56)), ("right_lung", slice(8, 40)), ("heart", slice(0, 64))):
+            save_mask(root / f"jsrt/masks/{lung}/JPCLN{i:03}.png", columns)
+    for i in range(4):
+        save(root / f"montgomery/images/MCUCXR_{i:04}_{i % 2}.png", 6000 + i)
+        save_mask(root / f"montgomery/masks/MCUCXR_{i:04}_{i % 2}.png", slice(8, 56))
+    for i, name in enumerate(NIH):
+        save(root / "nih/images" / name, 7000 + i)
+    rows = "".join(f"{name},{found},0,{patient},50,M,PA\n" for name, (found, patient) in NIH.items())
+    (root / "nih/Data_Entry_2017_v2020.csv").write_text(HEADER + rows + "far_away.png,Pneumonia,0,9,50,M,PA\n")
+    (root / "nih/BBox_List_2017.csv").write_text("Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
+                                                "c.png,Pneumonia,256,128,512,64,,,\nc.png,Effusion,0,0,9,9,,,\nc.png,Pneumonia,0,0,1024,1024,,,\n\n")
+    return root
+
+
+@pytest.fixture
+def root(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "xrays")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+
+
+def load(root, size=32, **options):
+    return load_root(root, size, **{"labels": 6, "masks": 3, "progress": False, **options})
+
+
+# roles
+
+def test_every_set_has_its_role(root):
+    data = load(root)
+    assert data.cls_labeled.counts() == {"normal": 3, "pneumonia": 3} and len(data.seg_labeled) == 3
+    assert data.classes == ("normal", "pneumonia") and data.mask_channels == 1
+    sizes = {domain: {task: len(s) for task, s in sets.items()} for domain, sets in data.tests.items()}
+    assert sizes == {"in_domain": {"classification": 40, "segmentation": 10}, "cross_domain": {"classification": 4, "segmentation": 4}}
+    train_names = data.cls_labeled.names + data.cls_unlabeled.names + data.cls_val.names
+    assert len(train_names) == 40 and all(name.startswith("train/") for name in train_names)
+    assert not set(data.cls_val.patients) & {*data.cls_labeled.patients, *data.cls_unlabeled.patients}
+
+
+def test_the_seed_moves_the_training_and_never_the_tests(root):
+    runs = [load(root, seed=seed) for seed in range(4)]
+    assert len({tuple(run.cls_labeled.names) for run in runs}) > 1 < len({tuple(run.seg_labeled.names) for run in runs})
+    for domain in ("in_domain", "cross_domain"):
+        for task in ("classification", "segmentation"):
+            assert len({tuple(run.tests[domain][task].names) for run in runs}) == 1
+
+
+@pytest.mark.parametrize("missing", [("kermany",), ("jsrt",), ("nih", "montgomery"), ("jsrt", "montgomery", "nih"), ("kermany", "jsrt")])
+def test_any_set_may_be_missing(root, missing):
+    for name in missing:
+        shutil.rmtree(root / name)
+    data = load(root)
+    assert (data.cls_labeled is None) == ("kermany" in missing) and (data.seg_labeled is None) == ("jsrt" in missing)
+    assert ("classification" in data.tests.get("cross_domain", {})) == ("nih" not in missing)
+    assert ("segmentation" in data.tests.get("cross_domain", {})) == ("montgomery" not in missing)
+
+
+def test_all_sets_missing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="kermany/.*jsrt/.*nih/.*montgomery/") as error:
+        load(tmp_path / "empty")
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="gone: no such folder"):
+        load(tmp_path / "gone")
+
+
+def test_the_folder_or_the_one_around_it(root):
+    names = [load_kermany(place, 32, progress=False)[0].names for place in (root, root / "kermany", root / "kermany/chest_xray")]
+    assert names[0] == names[1] == names[2]
+    assert load_montgomery(root, 32, progress=False).names == load_montgomery(root / "montgomery", 32, progress=False).names
+
+
+def test_the_environment_names_the_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIMIX_DATA", str(tmp_path))
+    assert data_root() == tmp_path
+    monkeypatch.setenv("MULTIMIX_DATA", str(tmp_path / "gone"))
+    assert data_root() is None
+    monkeypatch.delenv("MULTIMIX_DATA")
+    assert data_root() is None
+
+
+# faults
+
+@pytest.mark.parametrize("fault, named", [
+    (lambda r: [f.unlink() for f in (r / "kermany/chest_xray/train/PNEUMONIA").iterdir()], "train/PNEUMONIA: holds no image"),
+    (lambda r: shutil.rmtree(r / "kermany/chest_xray/test/NORMAL"), "test/NORMAL: no such folder"),
+    (lambda r: shutil.rmtree(r / "kermany/chest_xray/test"), "kermany/chest_xray/test/ and did not"),
+    (lambda r: (r / "kermany/chest_xray/train/NORMAL/IM-0003-0001.png").write_bytes(b"\x89PNG"), "IM-0003-0001.png"),
+    (lambda r: (r / "jsrt/images/JPCLN003.png").unlink(), "masks/left_lung/JPCLN003.png: a mask without its image"),
+    (lambda r: save_mask(r / "jsrt/masks/right_lung/JPCLN004.png", slice(8, 9), 32),
+     "right_lung/JPCLN004.png: the mask is 32x32, its image .*JPCLN004.png is 64x64"),
+    (lambda r: [(r / f"jsrt/masks/{lung}_lung/JPCLN005.png").unlink() for lung in ("left", "right")],
+     "images/JPCLN005.png: an image without its mask"),
+    (lambda r: (r / "montgomery/masks/MCUCXR_0001_1.png").unlink(), "MCUCXR_0001_1.png: an image without its mask"),
+    (lambda r: (r / "montgomery/images/MCUCXR_0001_1.png").write_bytes(b""), "MCUCXR_0001_1.png"),
+    (lambda r: (r / "nih/Data_Entry_2017_v2020.csv").unlink(), "nih: no Data_Entry_2017"),
+    (lambda r: (r / "nih/images/c.png").write_text("<html>"), "nih/images/c.png"),
+])
+def test_faults_are_named(root, fault, named):
+    fault(root)
+    with pytest.raises(InputError, match=named.replace("/", r"[\\/]")) as error:
+        load(root)
+    assert "\n" not in str(error.value)
+    assert not any(f.name.startswith(".") for f in (root.parent / "cache").glob("*"))
+
+
+@pytest.mark.parametrize("options, named", [({"size": 100}, "size=100"), ({"labels": 1000}, "1000 labels"), ({"masks": 100}, "100 masks"),
+                                            ({"val": 2}, "fraction=2"), ({"balance": "none"}, "balance='none'")])
+def test_faulty_arguments_are_named(root, options, named):
+    with pytest.raises(InputError, match=named):
+        load(root, **options)
+
+
+# Kermany
+
+@pytest.mark.parametrize("name, key", [
+    ("train/PNEUMONIA/person7_bacteria_24.jpeg", "train-person7"), ("test/PNEUMONIA/person7_virus_1.jpeg", "test-person7"),
+    ("train/PNEUMONIA/person1630_virus_2825_1.jpeg", "train-person1630"), ("test/NORMAL/IM-0001-0001.jpeg", "test-IM-0001"),
+    ("test/NORMAL/NORMAL2-IM-0001-0001-0002.jpeg", "test-IM-0001"), ("train/NORMAL/other_name.jpeg", "train-other_name"),
+])
+def test_patient_keys(name, key):
+    assert kermany_patient(name) == key
+
+
+def test_copies_share_a_patient_and_a_leak_is_warned_of(root):
+    folder = root / "kermany/chest_xray"
+    train, _ = load_kermany(root, 32, progress=False)
+    before = len(set(train.patients))
+    shutil.copy(folder / "train/PNEUMONIA/person1_virus_2.png", folder / "train/PNEUMONIA/person99_virus_9.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train, _ = load_kermany(root, 32, progress=False)
+    assert len(train) == 41 and len(set(train.patients)) == before
+    shutil.copy(folder / "train/PNEUMONIA/person1_virus_2.png", folder / "test/PNEUMONIA/person99_virus_9.png")
+    with pytest.warns(UserWarning, match="train/PNEUMONIA/person1_virus_2.png.*test/PNEUMONIA/person99_virus_9.png"):
+        load_kermany(root, 32, progress=False)
+
+
+# JSRT
+
+def test_lungs_merge_without_the_heart_and_without_twos(root):
+    train, test = load_jsrt(root, 64, progress=False)
+    apart, _ = load_jsrt(root, 64, separate_lungs=True, progress=False)
+    assert len(train) == 11 and len(test) == 10 and not set(train.names) & set(test.names)
+    assert apart.masks.shape[1] == 2 and apart.masks.sum(1).max() == 2  # they overlap here
+    assert train.masks.max() == 1 and np.array_equal(np.flatnonzero(train.masks[0, 0, 20]), np.arange(8, 56))
+    assert apart.masks[0, 0, 20, 50] == 1 and apart.masks[0, 1, 20, 10] == 1  # left lung first: it is on the right of the picture
+
+
+# ChestX-ray14
+
+def test_strings_of_findings_become_labels_and_boxes_are_scaled(root):
+    nih = load_nih(root, 64, progress=False)
+    assert dict(zip(nih.names, nih.labels.tolist())) == {"a.png": 1, "b.png": 0, "c.png": 1, "e.png": 0}
+    assert nih.patients.tolist() == ["nih-1", "nih-1", "nih-2", "nih-4"]
+    assert [len(boxes) for boxes in nih.boxes] == [0, 0, 2, 0] and nih.boxes[0].shape == (0, 4)
+    np.testing.assert_allclose(nih.boxes[2], [[16, 8, 48, 12], [0, 0, 64, 64]])
+    assert nih.boxes[2].dtype == np.float32
+    (root / "nih/BBox_List_2017.csv").unlink()
+    assert sum(map(len, load_nih(root, 64, progress=False).boxes)) == 0
+
+
+# the real ones
+
+@pytest.fixture(scope="session")
+def real():
+    root = data_root()
+    if root is None or not all((root / name).is_dir() for name in ("kermany", "jsrt", "nih", "montgomery")):
+        pytest.skip("the real X-rays are not here: set MULTIMIX_DATA to the folder that holds kermany/, jsrt/, nih/ and montgomery/")
+    return {"root": root, "size": 64, "cache_dir": CACHE, "progress": False}
+
+
+def test_the_real_sets_are_what_their_publications_say(real):
+    train, test = load_kermany(**real)
+    # E1: the paper has normal and abnormal swapped; with the 8 + 8 images of val these are 1583 and 4273
+    assert train.counts() == {"normal": 1341, "pneumonia": 3875} and test.counts() == {"normal": 234, "pneumonia": 390}
+    assert not set(train.patients) & set(test.patients) and len(find_duplicates(np.concatenate([train.images, test.images]))) == 30
+    for group in find_duplicates(test.images):
+        assert len(set(test.patients[group])) == 1
+    jsrt, held = load_jsrt(**real)
+    assert (len(jsrt), len(held)) == (124, 123) and zlib.crc32(",".join(held.names).encode()) == 2992863094  # the same 123, for ever
+    assert len(load_montgomery(**real)) == 138
+    nih = load_nih(**real)
+    assert nih.counts() == {"normal": 236, "pneumonia": 265} and sum(map(len, nih.boxes)) == 20
+    assert all((boxes >= 0).all() and (boxes <= 64).all() and (boxes[:, :2] < boxes[:, 2:]).all() for boxes in nih.boxes)
+
+
+def test_lungs_are_darker_than_what_is_around_them(real):
+    for s in (*load_jsrt(**real), load_montgomery(**real)):
+        inside = s.masks[:, 0] == 1
+        middle = np.zeros_like(inside)
+        middle[:, 24:40, 30:36] = True  # spine and heart
+        darker = [image[lung].mean() < image[between & ~lung].mean() for image, lung, between in zip(s.images, inside, middle)]
+        assert np.mean(darker) > 0.97 and 0.1 < inside.mean() < 0.5
