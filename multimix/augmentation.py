@@ -143,7 +143,10 @@ def _settle_tables(canvas: _Canvas, rows: Tensor) -> None:
         canvas.tables[at], canvas.tabled[rows] = torch.arange(256, dtype=torch.uint8, device=canvas.device), False
 
 # %% ../nbs/01_augmentation.ipynb #01-augmentat-033
-def _draw(u: Tensor, ops: tuple[str, ...], m: int, p: float) -> dict[str, tuple[Tensor, Tensor]]:
+Drawn = dict[str, tuple[Tensor, Tensor]]  # operation: its images (indices on the CPU), their signed magnitudes
+
+
+def _draw(u: Tensor, ops: tuple[str, ...], m: int, p: float) -> Drawn:
     "For each operation that occurs, its images (indices) and their signed magnitudes. `u` (N, 4): operation, strength, applied, sign."
     names = tuple(dict.fromkeys(ops))
     choice = torch.tensor([names.index(name) for name in ops])[(u[:, 0] * len(ops)).long()]
@@ -156,9 +159,6 @@ def _draw(u: Tensor, ops: tuple[str, ...], m: int, p: float) -> dict[str, tuple[
     }
 
 # %% ../nbs/01_augmentation.ipynb #01-augmentat-035
-Drawn = dict[str, tuple[Tensor, Tensor]]  # operation: its images (indices on the CPU), their signed magnitudes
-
-
 def _move(canvas: _Canvas, drawn: Drawn, stage: int) -> None:
     "Keeps back geometric operations."
     rows = torch.cat([rows for rows, _ in drawn.values()])
