@@ -31,7 +31,7 @@ class Block(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor, dropout: bool) -> Tensor:
-        """Maps (N, in_channels, h, w) to (N, out_channels, h, w); `dropout` says whether numbers are dropped, whatever mode the module is in."""
+        """Maps (N, in_channels, h, w) to (N, out_channels, h, w); `dropout`: whether numbers are dropped, whatever the module's mode."""
         x = F.leaky_relu(instance_norm(self.conv1(x)), 0.2, inplace=True)
         x = F.leaky_relu(instance_norm(self.conv2(x)), 0.2, inplace=True)
         return F.dropout(x, self.p, training=dropout)
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
         self.head = ClassHead(self.channels[-1], num_classes)
 
     def forward(self, x: Tensor, dropout: bool) -> Features:
-        """Images (N, in_channels, H, W), float in [0, 1], to `Features`. Raises `InputError` unless H and W are multiples of 16 from 32 on."""
+        """Images (N, in_channels, H, W), float in [0, 1], to `Features`. Raises `InputError`: see `check_images`."""
         check_images(x, self.blocks[0].conv1.in_channels)
         maps = []
         for block in self.blocks:
@@ -111,12 +111,12 @@ def input_gradient(logits: Tensor, x: Tensor, keep_graph: bool = False) -> Tenso
 
 # %% ../nbs/02_model.ipynb #02-model-035
 def scale_saliency(s: Tensor, scale: str) -> Tensor:
-    """Maps (N, 1, H, W), >= 0, as they are ('none'), or each divided by its own maximum ('max': then in [0, 1]; an all-zero map stays zero)."""
+    """Maps (N, 1, H, W), >= 0, as they are ('none'), or each divided by its maximum ('max': then in [0, 1]; all-zero stays zero)."""
     return s if scale == 'none' else s / s.amax((2, 3), keepdim=True).clamp_min(torch.finfo(s.dtype).tiny)
 
 
 def make_bridge(x: Tensor, saliency: Tensor) -> Tensor:
-    """Images (N, C, H, W) and saliency maps (N, 1, H, W) stacked and brought to an eighth of the size: (N, C + 1, H / 8, W / 8), dtype of `x`.
+    """Images (N, C, H, W) and saliency maps (N, 1, H, W) stacked, at an eighth of the size: (N, C + 1, H / 8, W / 8), dtype of `x`.
     Bilinear with aligned corners and no smoothing, as published [MultiMix, section 2]."""
     size = [s // 8 for s in x.shape[2:]]
     return F.interpolate(torch.cat([x, saliency.to(x.dtype)], 1), size=size, mode='bilinear', align_corners=True)
@@ -144,9 +144,9 @@ def seeded(seed: int | None) -> Iterator[None]:
 # %% ../nbs/02_model.ipynb #02-model-039
 class TwoHeadedUNet(nn.Module):
     """The parts of `MultiMix` and its options: an encoder with a class head and a decoder that leaves room for the bridge."""
-    def __init__(self, num_classes: int = 2, mask_channels: int = 1,   # how many classes, and how many structures to segment
+    def __init__(self, num_classes: int = 2, mask_channels: int = 1,   # numbers of classes and of structures to segment
                  width: int = 16, in_channels: int = 1,                # channels of the finest map, channels of the images
-                 dropout: float = 0.25, bridge: bool = True,           # share of numbers dropped in training; image and saliency to the decoder
+                 dropout: float = 0.25, bridge: bool = True,           # share dropped in training; image and saliency to the decoder
                  saliency_scale: str = 'none', decoder: bool = True,   # 'none' (as published) or 'max'; False: class head only
                  seed: int | None = None):                             # of the first weights; None draws from torch's global generator
         super().__init__()
@@ -200,7 +200,7 @@ def outputs(model: 'MultiMix', x: Tensor) -> Outputs:
 class MultiMix(TwoHeadedUNet):
     """The network of MultiMix [section 2; supplement, Tables 1 and 2]: `model(x)` gives class logits, mask logits and the saliency map."""
     def encode(self, x: Tensor, dropout: bool | None = None) -> Features:
-        """Images (N, in_channels, H, W), float in [0, 1], to `Features`; `dropout` None: on while training. `InputError` for a bad shape."""
+        """Images (N, in_channels, H, W), float in [0, 1], to `Features`; `dropout` None: on while training."""
         return self.encoder(x, self.training if dropout is None else dropout)
 
     def saliency(self, x: Tensor) -> Tensor:
@@ -208,12 +208,12 @@ class MultiMix(TwoHeadedUNet):
         return encode_with_saliency(self, x)[1]
 
     def decode(self, x: Tensor, maps: list[Tensor], saliency: Tensor | None = None, dropout: bool | None = None) -> Tensor:
-        """Images, their `Features.maps` and saliency (N, 1, H, W) to mask logits (N, mask_channels, H, W); `InputError` if a part is missing."""
+        """Images, their `Features.maps` and saliency (N, 1, H, W) to mask logits (N, mask_channels, H, W); `InputError` without."""
         check_decode(self, saliency)
         return self.decoder(maps, make_bridge(x, saliency) if self.bridge else None, self.training if dropout is None else dropout)
 
     def forward(self, x: Tensor) -> Outputs:
-        """Images (N, in_channels, H, W), float in [0, 1], H and W multiples of 16 from 32 on, to `Outputs`; in eval mode one encoder pass."""
+        """Images (N, in_channels, H, W), float in [0, 1], to `Outputs`; in eval mode with one encoder pass."""
         return outputs(self, x)
 
     @classmethod
@@ -231,7 +231,7 @@ def read_checkpoint(source: 'str | Path | Mapping') -> dict[str, Tensor]:
         try:
             source = torch.load(source, map_location='cpu', weights_only=True)
         except Exception as error:
-            raise InputError(f'{where}: not a file of tensors ({type(error).__name__}); write it with torch.save(model.state_dict(), ...)') from error
+            raise InputError(f'{where}: not a file of tensors ({type(error).__name__}); make one with torch.save(state_dict, path)') from error
     for key in ('state_dict', 'model_state_dict', 'model'):
         if isinstance(source, Mapping) and isinstance(source.get(key), Mapping):
             source = source[key]
@@ -255,7 +255,8 @@ def released_options(state: Mapping[str, Tensor]) -> dict:
     for layer in ('encoder.dconv_down1.0', 'encoder.fc', 'decoder.dconv_up4.0', 'decoder.conv_last'):
         weight = state.get(f'{layer}.weight')
         if weight is None or weight.ndim < 2:
-            raise InputError(f"the checkpoint {'lacks' if weight is None else 'has a misshapen'} {layer}.weight: it is not of the released code")
+            fault = 'lacks' if weight is None else 'has a misshapen'
+            raise InputError(f'the checkpoint {fault} {layer}.weight: it is not of the released code')
         shapes[layer] = weight.shape
     width, in_channels = shapes['encoder.dconv_down1.0'][:2]
     return dict(width=width, in_channels=in_channels, num_classes=shapes['encoder.fc'][0], mask_channels=shapes['decoder.conv_last'][0],
