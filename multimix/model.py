@@ -231,7 +231,7 @@ def read_checkpoint(source: 'str | Path | Mapping') -> dict[str, Tensor]:
         try:
             source = torch.load(source, map_location='cpu', weights_only=True)
         except Exception as error:
-            raise InputError(f'{where}: not a file of tensors ({type(error).__name__}); make one with torch.save(state_dict, path)') from error
+            raise InputError(f'{where}: not a file of tensors ({type(error).__name__}); expected a saved state dict') from error
     for key in ('state_dict', 'model_state_dict', 'model'):
         if isinstance(source, Mapping) and isinstance(source.get(key), Mapping):
             source = source[key]
