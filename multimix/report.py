@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 # %% ../nbs/07b_report.ipynb #07b-report-011
 def _classification_findings(m: dict[str, Any]) -> list[str]:
-    constant, low = m["constant_accuracy"], {name: (m["ci95"].get(name) or [1.0])[0] for name in ("accuracy", "auroc")}
+    constant, (low, _), (worst, best) = m["constant_accuracy"], *(m["ci95"].get(k) or (m[k], m[k]) for k in ("accuracy", "auroc"))
     notes = []
-    if min(m["accuracy"], low["accuracy"]) <= constant:
+    if min(m["accuracy"], low) <= constant:
         how = "not above" if m["accuracy"] <= constant else "not clearly above"
         notes.append(f"accuracy {m['accuracy']:.3f} is {how} the constant classifier's {constant:.3f}")
     if m["auroc"] is None:
         notes.append("the test set holds one class only, so AUROC and AUPRC have no value")
-    elif min(m["auroc"], low["auroc"]) <= 0.5:
-        notes.append(f"AUROC {m['auroc']:.3f} can't be told from guessing (0.5)")
+    elif worst <= 0.5:
+        notes.append(f"AUROC {m['auroc']:.3f} " + ("can't be told from guessing (0.5)" if best >= 0.5 else "is worse than guessing (0.5)"))
     notes += [f"no image of class {name[3:]!r} was recognised" for name, v in m.items() if name.startswith("f1_") and v == 0]
     if m["ece"] > 0.1:
         notes.append(f"its confidence is off by {m['ece']:.3f} on average (ECE): don't read the probabilities as chances")

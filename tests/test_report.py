@@ -139,8 +139,9 @@ LUNGS = {"dice": 0.95, "jaccard": 0.91, "n": 123, "ci95": {}}
     [
         ("classification", {"accuracy": 0.625}, "is not above the constant classifier's 0.625"),
         ("classification", {"ci95": {"accuracy": [0.6, 0.95]}}, "not clearly above the constant classifier's 0.625"),
-        ("classification", {"auroc": 0.45}, "guessing"),
-        ("classification", {"ci95": {"auroc": [0.49, 0.97]}}, "guessing"),
+        ("classification", {"auroc": 0.45, "ci95": {}}, "worse than guessing"),
+        ("classification", {"auroc": 0.4, "ci95": {"auroc": [0.35, 0.45]}}, "worse than guessing"),
+        ("classification", {"ci95": {"auroc": [0.49, 0.97]}}, "can't be told from guessing"),
         ("classification", {"auroc": None, "ci95": {"auroc": None}}, "one class only"),
         ("classification", {"f1_normal": 0.0}, "'normal'"),
         ("classification", {"ece": 0.2}, "ECE"),
