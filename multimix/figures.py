@@ -223,7 +223,7 @@ SHARES = ("train_accuracy", "kept", "confidence", "threshold")  # columns of a h
 
 
 def curves_figure(history) -> "Figure":
-    "Learning curves of a history (see `read_history`): losses, validation (`val_...`), shares in [0, 1], learning rate; panels with data only."
+    "Curves of a history (see `read_history`): losses, validation (`val_...`), shares in [0, 1], learning rate, where there are any."
     curves = read_history(history)
     panels = {"validation": [c for c in curves if c.startswith("val_")], "shares": [c for c in curves if c in SHARES],
               "learning rate": [c for c in curves if c == "lr"]}
