@@ -188,6 +188,14 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says():
     assert 88 <= held <= 99
 
 
+def test_the_interval_is_the_middle_95_percent_of_the_draws():
+    assert ev.bootstrap_ci95(lambda w: {"rank": np.arange(len(w))}, 10, 1001) == {"rank": [25, 975]}
+    holes = ev.bootstrap_ci95(
+        lambda w: {"some": np.where(np.arange(len(w)) < 101, np.arange(len(w)), np.nan), "none": np.full(len(w), np.nan)}, 10, 1001
+    )
+    assert holes == {"some": [2.5, 97.5], "none": None}
+
+
 def test_no_draws_no_intervals():
     assert ev.classification_metrics(*made_up(40), CLASSES, bootstrap=0)["ci95"] == {}
     assert ev.segmentation_metrics(blobs(), blobs(seed=1), bootstrap=0)["ci95"] == {}
