@@ -206,15 +206,14 @@ class LiveCurves:
             self.draw(history)
 
     def draw(self, history: list[dict]) -> None:
-        "Show the curves, in the place of those shown before."
-        from IPython.display import Image, display
-
+        "Show the curves, in the place of those shown before. For a kernel, which has IPython loaded."
         from multimix.figures import curves_figure
 
+        ipython = sys.modules["IPython.display"]
         curves_figure(history).savefig(png := BytesIO(), dpi=72)
-        picture = Image(data=png.getvalue(), format="png")
+        picture = ipython.Image(data=png.getvalue(), format="png")
         if self.shown is None:
-            self.shown = display(picture, display_id=True)
+            self.shown = ipython.display(picture, display_id=True)
         else:
             self.shown.update(picture)
 
