@@ -251,7 +251,7 @@ def phantom_tests(size: int, n: int, **difficulty) -> dict[str, dict[str, ImageS
             for domain in ("in_domain", "cross_domain")}
 
 
-def phantom_data(size: int = 64, labels: int | None = 20, masks: int | None = 20, seed: int = 0, n: int = 2200, test: int = 500,
+def phantom_data(size: int = 64, labels: int | None = 50, masks: int | None = 20, seed: int = 0, n: int = 2200, test: int = 500,
                  **difficulty) -> MultiTaskData:
     """The embedded default data: of `n` images to classify `labels` keep their label, of `n // 10` (at least 100) to segment `masks` keep
     their mask (None = all); a tenth of each is for validation. Training images depend on `seed`, the `test` + `test // 4` test images of
