@@ -30,7 +30,8 @@ def make_readme(notebook: Path = ROOT / "nbs/index.ipynb") -> dict[str, bytes]:
             cell.metadata["transient"] = {"remove_source": True}
         cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
     text, resources = MarkdownExporter().from_notebook_node(nb, {"unique_key": "index", "output_files_dir": PICTURES})
-    text = re.sub(r"\n{3,}", "\n\n", from_top(text)).strip() + "\n"
+    text = re.sub(r"[ \n]*\n\n[ \n]*(!\[)png", r"\n\n\1figure", from_top(text))
+    text = re.sub(r"\n{3,}", "\n\n", re.sub(r" +$", "", text, flags=re.M)).strip() + "\n"
     return {"README.md": text.encode(), **resources["outputs"]}
 
 
