@@ -75,7 +75,8 @@ def train_command(args: argparse.Namespace) -> None:
     "`multimix train`: `run_experiment` with the options, then the summary."
     from multimix.experiments import run_experiment
 
-    print(summary(run_experiment(**{name: getattr(args, name) for name in TRAIN_OPTIONS})))
+    settings = {name: getattr(args, name) for name in TRAIN_OPTIONS}
+    print(summary(run_experiment(**settings, progress=sys.stderr.isatty())))
 
 # %% ../nbs/13_cli.ipynb #13-cli-029
 def evaluate_command(args: argparse.Namespace) -> None:
