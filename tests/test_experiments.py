@@ -1,0 +1,138 @@
+"""One call from data to report: the files it leaves, what it refuses, and that runs come back as they were."""
+import json
+import math
+
+import pytest
+import torch
+
+from multimix.data import InputError
+from multimix.experiments import (Judged, cell_name, collect, evaluate_run, load_data, load_run, pick_device, predict_all, run_cells,
+                                  run_experiment, summarize)
+from multimix.methods import METHODS, make_config, make_model
+from multimix.phantom import phantom_data
+
+TINY = dict(labels=8, masks=3, size=32, steps=3, batch=4, unlabeled=4)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return phantom_data(size=32, labels=8, masks=3, n=80, test=24)
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    return folder, run_experiment(data, out=folder, progress=False, device="cpu", **TINY)
+
+
+def test_the_folder_and_the_results_have_what_a_run_promises(run):
+    folder, results = run
+    assert {f.name for f in folder.iterdir()} == {"config.json", "history.csv", "last.pt", "best.pt", "report.html", "results.json"}
+    assert json.loads((folder / "results.json").read_text()) == results
+    kept = {"method", "preset", "seed", "labels", "masks", "size", "steps", "seconds", "images_per_second"}
+    assert set(results) == kept | {"in_domain", "cross_domain"}
+    classes = {"accuracy", "balanced_accuracy", "auroc", "auprc", "f1_normal", "f1_pneumonia", "ece", "n", "constant_accuracy", "ci95"}
+    masks = {"dice", "jaccard", "precision", "recall", "hd95", "assd", "ssim", "n", "ci95"}
+    for domain in ("in_domain", "cross_domain"):
+        assert classes <= set(results[domain]["classification"]) and masks <= set(results[domain]["segmentation"])
+        low, high = results[domain]["segmentation"]["ci95"]["dice"]
+        assert low <= results[domain]["segmentation"]["dice"] <= high
+    assert results["seconds"] > 0 and results["images_per_second"] > 0 and results["method"] == "multimix"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_is_judged_on_its_own_tasks_and_loads_again(method, data, tmp_path):
+    results = run_experiment(data, out=tmp_path / "run", method=method, progress=False, device="cpu", **TINY)
+    assert set(results["in_domain"]) == set(METHODS[method].tasks) == set(results["cross_domain"])
+    loaded = load_run(tmp_path / "run")
+    assert loaded.config.method == method and not loaded.model.training
+    again = predict_all(loaded.model, loaded.config, data)
+    for task in METHODS[method].tasks:
+        assert set(again["in_domain"]) >= {task}
+
+
+def test_a_run_judged_again_gives_the_same_numbers(tmp_path):
+    first = run_experiment(out=tmp_path / "run", progress=False, device="cpu", **{**TINY, "size": 32})
+    again = evaluate_run(tmp_path / "run", device="cpu")
+    assert again["in_domain"] == first["in_domain"] and again["cross_domain"] == first["cross_domain"]
+
+
+@pytest.mark.parametrize("preset", ["released", "paper"])
+def test_presets_judge_on_the_input_range_they_train_with(preset):
+    config = make_config(preset, size=32)
+    model = make_model(config).eval()
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda module, args: seen.append((float(args[0].min()), float(args[0].max()))))
+    x = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32)
+    for stream in ("cls", "seg"):
+        Judged(model, config, stream).encode(x)
+    expected = {"released": [(0, 1), (-1, 1)], "paper": [(-1, 1), (-1, 1)]}[preset]
+    assert all(math.isclose(a, b, abs_tol=1e-6) for got, want in zip(seen, expected) for a, b in zip(got, want))
+
+
+def test_released_keeps_dropout_at_test_time_and_corrected_does_not():
+    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for preset, same in (("released", False), ("corrected", True)):
+        config = make_config(preset, size=32)
+        judged = Judged(make_model(config).eval(), config, "seg").eval()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            assert torch.equal(judged(x).logits, judged(x).logits) is same
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(method="u-net"), "method 'u-net' is unknown"), (dict(preset="fixed"), "preset 'fixed' is unknown"),
+    (dict(policy="flix"), "policy 'flix' is unknown"), (dict(size=50), "50"), (dict(labels=10**6), "labels asked"),
+    (dict(masks=10**6), "masks asked"), (dict(stepz=3), "stepz"), (dict(device="cuda:99"), "cuda:99"),
+])
+def test_bad_settings_are_refused_by_name_and_leave_nothing(change, said, tmp_path):
+    with pytest.raises(InputError, match=said):
+        run_experiment(out=tmp_path / "run", progress=False, **{**TINY, "device": "cpu", **change})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_folder_of_data_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        load_data(tmp_path / "nowhere", make_config())
+
+
+def test_a_used_folder_and_a_resume_with_other_settings_are_refused(run, data, tmp_path):
+    folder, results = run
+    before = (folder / "last.pt").read_bytes()
+    with pytest.raises(InputError, match="already holds a run"):
+        run_experiment(data, out=folder, progress=False, device="cpu", **TINY)
+    with pytest.raises(InputError, match="steps"):
+        run_experiment(data, out=folder, resume=True, progress=False, device="cpu", steps=4)
+    with pytest.raises(InputError, match="no run to resume"):
+        run_experiment(data, out=tmp_path / "empty", resume=True, progress=False, device="cpu")
+    assert (folder / "last.pt").read_bytes() == before
+
+
+def test_resuming_a_finished_run_judges_it_again_without_a_step(run, data):
+    folder, results = run
+    again = run_experiment(data, out=folder, resume=True, progress=False, device="cpu")
+    assert again["in_domain"] == results["in_domain"]
+
+
+def test_cells_are_run_once_and_summarised(tmp_path, monkeypatch):
+    cells = [dict(method="enc", seed=s, **TINY) for s in (0, 1)]
+    run_cells(cells, None, tmp_path, device="cpu", progress=False)
+    stamps = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("results.json")}
+    assert {f.parent.name for f in stamps} == {cell_name(cell) for cell in cells}
+    run_cells(cells, None, tmp_path, device="cpu", progress=False)
+    assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("results.json")} == stamps
+    runs = collect(tmp_path)
+    table = summarize(runs)
+    assert table["seeds"].tolist() == [2] and runs["Dice"].isna().all()
+    assert math.isclose(table[("AUROC", "mean")].iloc[0], runs["AUROC"].mean())
+
+
+def test_an_empty_table_and_an_unfinished_run_say_what_to_do(tmp_path):
+    with pytest.raises(InputError, match="no results.json"):
+        collect(tmp_path)
+    with pytest.raises(InputError, match="no finished run"):
+        load_run(tmp_path)
+
+
+def test_device_auto_is_always_there():
+    assert pick_device("auto") in ("cpu", "cuda") and pick_device("cpu") == "cpu"
