@@ -10,6 +10,7 @@ __all__ = ['SHOWN', 'PHANTOM_DEFAULTS', 'collect', 'pick_device', 'load_data', '
 # %% ../nbs/08_experiments.ipynb #08-experimen-003
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -205,7 +206,8 @@ def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, 
     "Judge a finished run again, on `data` or the phantom: the results, as in results.json. Writes nothing."
     loaded, device = load_run(run, which), pick_device(device)
     loaded.model.to(device)
-    return judge(loaded, load_data(data, loaded.config), device)
+    every = replace(loaded.config, labels="all", masks="all")  # judging draws no budget
+    return judge(loaded, load_data(data, every), device)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-039
 def explain_figure(image, probs, classes, mask, heat, title: str):
