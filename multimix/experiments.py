@@ -183,8 +183,11 @@ def run_experiment(
     device = pick_device(device)
     folder = Path(out) if out is not None else new_folder(config)
     loaded = data if isinstance(data, MultiTaskData) else load_data(data, config)
-    run = train(config, loaded, folder, device, resume, make_validate(config, loaded, device), progress=progress)
-    return judge(run, loaded, device, folder)
+    try:
+        run = train(config, loaded, folder, device, resume, make_validate(config, loaded, device), progress=progress)
+        return judge(run, loaded, device, folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(str(folder)) from None  # for whoever says how to go on
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-035
 def load_run(folder: str | os.PathLike, which: str = "last") -> Run:

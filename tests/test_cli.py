@@ -307,9 +307,13 @@ def test_killed_run_resumes_to_the_same_weights(run, environment, tmp_path, xray
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
-def test_ctrl_c_says_how_to_go_on(environment, tmp_path, xrays):
-    words = ["train", *TINY, "--data", str(xrays), "--labels", "8", "--method", "enc", "--steps", "5000", "--out", "my run"]
-    stopped = start_and_stop(environment, tmp_path, words, signal.SIGINT, "my run/config.json")
+@pytest.mark.parametrize("out", ["my run", None])
+def test_ctrl_c_says_how_to_go_on(environment, tmp_path, xrays, out):
+    words = ["train", *TINY, "--data", str(xrays), "--labels", "8", "--method", "enc", "--steps", "5000"]
+    folder = out or "runs/enc-corrected-1"
+    words += ["--out", out] if out else []
+    stopped = start_and_stop(environment, tmp_path, words, signal.SIGINT, f"{folder}/config.json")
     said = (tmp_path / "stderr").read_text()
     assert stopped.returncode == 130 and "Traceback" not in said
-    assert said.splitlines()[-1] == "multimix: stopped; to go on, run: " + shlex.join(["multimix", *words, "--resume"])
+    again = ["multimix", *words, *([] if out else ["--out", folder]), "--resume"]
+    assert said.splitlines()[-1] == "multimix: stopped; to go on, run: " + shlex.join(again)
