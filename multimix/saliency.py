@@ -255,8 +255,7 @@ def attribute(model: nn.Module, images, method: str = "gradient", target=None, *
 # %% ../nbs/03_saliency.ipynb #03-saliency-044
 def normalise(maps, quantile: float = 0.99) -> np.ndarray:
     "The positive part of each map (N, 1, H, W) or (N, H, W), divided by its `quantile` and cut at 1: float32 (N, H, W) in [0, 1]."
-    maps = np.maximum(np.asarray(torch.as_tensor(maps).detach().cpu(), dtype=np.float32), 0)
-    maps = maps.reshape(-1, *maps.shape[-2:])
+    maps = np.maximum(np.asarray(torch.as_tensor(maps).detach().cpu(), dtype=np.float32), 0).reshape(-1, *maps.shape[-2:])
     top = np.quantile(maps, quantile, axis=(1, 2), keepdims=True)
     top = np.where(top > 0, top, maps.max((1, 2), keepdims=True))
     return np.minimum(maps / np.where(top > 0, top, 1), 1).astype(np.float32)
@@ -266,12 +265,11 @@ def overlay(images, maps, strength: float = 0.7, colours: str = "inferno") -> np
     "Images (N, H, W) or (N, 1, H, W) tinted by their maps: uint8 (N, H, W, 3); untouched where a map is zero or negative."
     from matplotlib import colormaps
     grey, heat = as_images(images).cpu().numpy()[:, 0, :, :, None], normalise(maps)[..., None]
-    mixed = grey * (1 - strength * heat) + colormaps[colours](heat[..., 0])[..., :3] * strength * heat
-    return np.round(mixed * 255).astype(np.uint8)
+    tint = colormaps[colours](heat[..., 0])[..., :3]
+    return np.round((grey * (1 - strength * heat) + tint * strength * heat) * 255).astype(np.uint8)
 
 # %% ../nbs/03_saliency.ipynb #03-saliency-046
-def contours(ax, image: np.ndarray, heat: np.ndarray | None = None, boxes=(), levels: tuple[float, ...] = (0.25, 0.5),
-             colour: str = "#ff3322") -> None:
+def contours(ax, image: np.ndarray, heat: np.ndarray | None = None, boxes=(), levels=(0.25, 0.5), colour: str = "#ff3322") -> None:
     "Draw on a matplotlib axis: the grey `image` (H, W), lines where `heat` (H, W) in [0, 1] crosses `levels`, and `boxes` (k, 4)."
     from matplotlib.patches import Rectangle
     ax.imshow(image, cmap="gray", vmin=0, vmax=1)
@@ -292,9 +290,8 @@ def map_figure(images, maps: dict, boxes=None, blur: float = 1.0, height: float 
     figure = Figure(figsize=(height * (1 + len(maps)), height * len(grey) + .2), layout="constrained")
     axes = figure.subplots(len(grey), 1 + len(maps), squeeze=False)
     for i, row in enumerate(axes):
-        contours(row[0], grey[i], None, boxes[i])
-        for ax, heat in zip(row[1:], heats.values()):
-            contours(ax, grey[i], heat[i])
+        for ax, heat in zip(row, (None, *heats.values())):
+            contours(ax, grey[i], None if heat is None else heat[i], boxes[i] if heat is None else ())
     for ax, name in zip(axes[0], ("image", *heats)):
         ax.set_title(name, fontsize=7)
     return figure
