@@ -214,8 +214,8 @@ def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, 
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-039
 def explain_figure(image, probs, classes, mask, heat, title: str):
-    """One row as a matplotlib Figure: the image with the lung boundary, and the attribution over it. `image` (S, S) uint8, `probs` (K,) or None,
-    `mask` (S, S) probabilities or None, `heat` (S, S) or None."""
+    """One row as a matplotlib Figure: the image with the lung boundary, and the attribution over it. `image` (S, S) uint8,
+    `probs` (K,) or None, `mask` (S, S) probabilities or None, `heat` (S, S) or None."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.6, 3), layout="constrained")
@@ -247,7 +247,8 @@ def explain_one(run: Run, image, title: str, method: str):
     return explain_figure(image, probs, classes, mask, heat, title)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-041
-def explain_images(run: str | os.PathLike, images: list, out: str | os.PathLike | None = None, method: str = "integrated_gradients") -> list[Path]:
+def explain_images(run: str | os.PathLike, images: list, out: str | os.PathLike | None = None,
+                   method: str = "integrated_gradients") -> list[Path]:
     "Draw what the run sees in each image file; one PNG an image in `out`, which is RUN/explain if not given. Returns their paths."
     loaded = load_run(run)
     pictures = [thumbnail(path, loaded.config.size) for path in images]
@@ -266,7 +267,8 @@ def cell_name(cell: dict) -> str:
     return ",".join(f"{k}={cell[k]}" for k in sorted(cell))
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-045
-def run_cells(cells: list[dict], data: str | os.PathLike | None, out: str | os.PathLike, device: str = "auto", progress: bool = True) -> None:
+def run_cells(cells: list[dict], data: str | os.PathLike | None, out: str | os.PathLike, device: str = "auto",
+              progress: bool = True) -> None:
     "Run each cell (settings of `run_experiment`) in a folder of its own; finished cells are left alone, a killed one goes on where it was."
     for cell in cells:
         folder = Path(out) / cell_name(cell)

@@ -6,8 +6,19 @@ import pytest
 import torch
 
 from multimix.data import InputError
-from multimix.experiments import (Judged, cell_name, collect, evaluate_run, load_data, load_run, pick_device, predict_all, run_cells,
-                                  run_experiment, summarize)
+from multimix.experiments import (
+    Judged,
+    cell_name,
+    collect,
+    evaluate_run,
+    load_data,
+    load_run,
+    pick_device,
+    predict_all,
+    run_cells,
+    run_experiment,
+    summarize,
+)
 from multimix.methods import METHODS, make_config, make_model
 from multimix.phantom import phantom_data
 
