@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from multimix.data import InputError
-from multimix.phantom import AWAY, HOME, Scanner, boxes_of, make_phantom, phantom_data
+from multimix.phantom import AWAY, HOME, Scanner, boxes_of, draw_patients, grid, lungs, make_phantom, phantom_data
 
 SICK = dict(prevalence=1.0, opacity_masks=True)
 
@@ -104,6 +104,14 @@ def test_lungs_are_two_dark_regions_of_plausible_size(crowd):
     for image, mask in zip(well.images, well.masks[:, 0] > 0):
         assert image[mask].mean() < image[(~mask) & (image > 30)].mean()
     assert (well.masks[:, 0, :, :30].any((1, 2)) & well.masks[:, 0, :, 34:].any((1, 2))).all()
+
+
+def test_masks_follow_the_edges_of_the_air_and_leave_out_the_heart():
+    patients = draw_patients(64, np.random.default_rng(0))
+    at = lungs(*grid(128), patients)
+    inside, outside = at.air[at.mask], at.air[~at.mask]
+    assert inside.min() > 0.1 and inside.mean() > 0.93 and outside.max() < 0.51 and outside.mean() < 0.03
+    assert (at.heart > 0).any((1, 2)).all() and not (at.mask & (at.heart > 0)).any()
 
 
 def test_brighter_opacities_change_more():
