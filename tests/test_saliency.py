@@ -195,6 +195,11 @@ def test_grad_cam_and_hires_cam_are_their_formulas(model, chests):
                 assert torch.allclose(got, cam, atol=1e-5 * max(1, cam.max()))
 
 
+def test_layers_by_default(model, chests):
+    for method, level in (("grad_cam", 4), ("hires_cam", 1)):
+        assert torch.equal(S.attribute(model, chests.images, method).maps, S.attribute(model, chests.images, method, layer=level).maps)
+
+
 # ---- what the instance norm does ---------------------------------------------------------------------------------------------------
 
 def test_no_contrast_no_change_so_a_constant_baseline_is_incomplete(trained):
