@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .images import ImageSet, InputError, cache_images, check_size, read_folders, read_image, read_masked
+from .cache import cache_images
+from .images import InputError, check_size, read_image
+from .sets import ImageSet, read_folders, read_masked
 
 # %% auto #0
 __all__ = ['TRAIN', 'sub_seed', 'label_budget', 'patient_split', 'find_duplicates', 'merge_duplicates', 'Batch', 'Stream',

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from .data import ImageSet, InputError, MultiTaskData, cache_images, check_size, find_duplicates, merge_duplicates
-from .images import list_images, read_masked
+from .images import list_images
+from .sets import read_masked
 
 # %% auto #0
 __all__ = ['LAYOUT', 'data_root', 'kermany_patient', 'load_kermany', 'load_jsrt', 'load_montgomery', 'load_nih', 'load_root']

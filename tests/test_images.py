@@ -1,42 +1,16 @@
-"""Reading, resizing and caching: what the notebook does not show, above all broken files and broken runs."""
-import os
-import subprocess
-import sys
-
+"""Reading and resizing: what the notebook does not show, above all broken files."""
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import multimix.images as images_module
-from multimix.images import (
-    ImageSet,
-    InputError,
-    cache_images,
-    cache_key,
-    check_size,
-    list_images,
-    read_folders,
-    read_image,
-    read_masked,
-    resize_image,
-    thumbnail,
-)
+from multimix.images import InputError, check_size, list_images, read_image, resize_image, thumbnail
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (40, 48), dtype=np.uint8)
 CALM = settings(deadline=None)
 IN_A_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
-
-
-@pytest.fixture
-def files(tmp_path):
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for i in range(6):
-        Image.fromarray(RNG.integers(0, 256, (40, 48), dtype=np.uint8)).save(folder / f"{i}.png")
-    return list_images(folder)
 
 
 def one_line(error):
@@ -177,174 +151,7 @@ def test_an_empty_mask_stays_empty(tmp_path):
     assert thumbnail(tmp_path / "m.png", 32, "mask").sum() == 0
 
 
-# the cache
-
-def test_the_cache_holds_what_reading_gives(tmp_path, files):
-    images = cache_images(files, 32, tmp_path / "cache", progress=False)
-    assert isinstance(images, np.memmap) and images.dtype == np.uint8 and images.shape == (6, 32, 32)
-    assert all(np.array_equal(images[i], thumbnail(path, 32)) for i, path in enumerate(files))
-    for workers in (1, 5):
-        assert np.array_equal(cache_images(files, 32, tmp_path / f"cache{workers}", workers, progress=False), images)
-
-
-def test_a_second_start_reads_no_image(tmp_path, files, monkeypatch):
-    first = cache_images(files, 32, tmp_path / "cache", progress=False)
-    monkeypatch.setattr(images_module, "thumbnail", lambda *a: pytest.fail("decoded again"))
-    assert np.array_equal(cache_images([str(f) for f in files], 32, tmp_path / "cache", progress=False), first)
-
-
-def test_a_changed_file_is_read_again(tmp_path, files):
-    cache_images(files, 32, tmp_path / "cache", progress=False)
-    Image.fromarray(255 - np.asarray(Image.open(files[2]))).save(files[2])
-    again = cache_images(files, 32, tmp_path / "cache", progress=False)
-    assert np.array_equal(again[2], thumbnail(files[2], 32))
-
-
-def test_the_key_depends_on_all_that_decides_the_pixels(files, monkeypatch):
-    keys = {cache_key(files, 32, "image"), cache_key(files, 48, "image"), cache_key(files, 32, "mask"), cache_key(files[::-1], 32, "image"),
-            cache_key(files[1:], 32, "image")}
-    monkeypatch.setattr(images_module, "READER_VERSION", 999)
-    assert len(keys | {cache_key(files, 32, "image")}) == 6
-
-
-def test_a_damaged_cache_is_built_again(tmp_path, files):
-    first = np.array(cache_images(files, 32, tmp_path / "cache", progress=False))
-    [path] = (tmp_path / "cache").iterdir()
-    for damage in (b"", b"junk", path.read_bytes()[:-100]):
-        path.unlink()
-        path.write_bytes(damage)
-        assert np.array_equal(cache_images(files, 32, tmp_path / "cache", progress=False), first)
-
-
-@pytest.mark.parametrize("fault", ["corrupt", "interrupt", "full disk"])
-def test_a_failed_build_leaves_nothing_behind(tmp_path, files, fault, monkeypatch):
-    if fault == "corrupt":
-        files[3].write_bytes(files[3].read_bytes()[:100])
-        raised, match = InputError, "3.png"
-    else:
-        error = KeyboardInterrupt() if fault == "interrupt" else OSError(28, "No space left on device")
-        raised, match = (KeyboardInterrupt, None) if fault == "interrupt" else (InputError, "No space left.*MULTIMIX_CACHE")
-        real = os.replace
-        monkeypatch.setattr(os, "replace", lambda a, b: (_ for _ in ()).throw(error))
-    with pytest.raises(raised, match=match):
-        cache_images(files, 32, tmp_path / "cache", progress=False)
-    assert list((tmp_path / "cache").iterdir()) == []
-    if fault != "corrupt":
-        monkeypatch.setattr(os, "replace", real)
-        assert len(cache_images(files, 32, tmp_path / "cache", progress=False)) == 6
-
-
-def test_a_cache_folder_that_cannot_be_is_named(tmp_path, files):
-    (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match="taken.*MULTIMIX_CACHE"):
-        cache_images(files, 32, tmp_path / "taken", progress=False)
-
-
-def test_the_default_folder_comes_from_the_environment(tmp_path, files, monkeypatch):
-    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "elsewhere"))
-    cache_images(files, 32, progress=False)
-    assert len(list((tmp_path / "elsewhere").iterdir())) == 1
-
-
-def test_processes_that_build_the_same_cache_do_not_clash(tmp_path, files):
-    code = ("import sys; from multimix.images import cache_images\n"
-            "print(int(cache_images(sys.argv[2:], 32, sys.argv[1], progress=False).sum()))")
-    command = [sys.executable, "-c", code, str(tmp_path / "cache"), *map(str, files)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    answers = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0, 0, 0], answers
-    assert len({out for out, _ in answers}) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
-
-
-# sets and folders
-
-def test_a_set_whose_parts_do_not_fit_is_refused():
-    pixels = np.zeros((3, 8, 8), np.uint8)
-    good = ImageSet(pixels, ["a", "b", "c"], labels=[0, 1, -1], classes=["x", "y"])
-    assert good.labels.dtype == np.int64 and good.counts() == {"x": 1, "y": 1}
-    wrong = [dict(images=pixels[0]), dict(images=pixels / 2), dict(names=["a"]), dict(masks=pixels),
-             dict(labels=[0, 1]), dict(labels=[0, 1, 2]), dict(labels=[0, 1, -2]),
-             dict(masks=np.zeros((3, 1, 4, 4), np.uint8)), dict(patients=["p"]), dict(boxes=[])]
-    for part in wrong:
-        with pytest.raises(InputError, match=next(iter(part))) as error:
-            ImageSet(**{"images": pixels, "names": ["a", "b", "c"], "classes": ("x", "y"), **part})
-        one_line(error)
-
-
-def test_a_subset_carries_everything_along():
-    n = 5
-    whole = ImageSet(np.arange(n, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8), list("abcde"), np.array([0, 1, 0, 1, 1]),
-                     (np.arange(n) % 2).astype(np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 2), np.uint8), list("vwxyz"),
-                     [np.full((k, 4), k, np.float32) for k in range(n)], ("x", "y"))
-    for indices in ([4, 0], np.array([4, 0])):
-        part = whole.subset(indices)
-        assert part.names == ["e", "a"] and part.images[0, 0, 0] == 4 and list(part.labels) == [1, 0] and list(part.patients) == ["z", "v"]
-        assert part.masks[:, 0, 0, 0].tolist() == [0, 0] and [len(b) for b in part.boxes] == [4, 0]
-    assert whole.subset(np.array([True, False, True, False, False])).names == ["a", "c"]
-    assert len(whole.subset([])) == 0
-
-
-def test_what_lies_about_in_folders_is_ignored(tmp_path, files):
-    for name in ("._0.png", ".DS_Store", "Thumbs.db", "readme.txt"):
-        (files[0].parent / name).write_bytes(b"junk")
-    assert list_images(files[0].parent) == files
-
-
-def test_class_folders(tmp_path, files):
-    other = tmp_path / "other"
-    other.mkdir()
-    with pytest.raises(InputError, match="other"):
-        read_folders({"a": files[0].parent, "b": other}, 32, cache_dir=tmp_path / "cache", progress=False)
-    Image.fromarray(GREY).save(other / "x.JPG")
-    both = read_folders({"b": other, "a": files[0].parent}, 32, cache_dir=tmp_path / "cache", progress=False)
-    assert both.classes == ("b", "a") and both.counts() == {"b": 1, "a": 6} and both.names[0] == "other/x.JPG"
-    with pytest.raises(InputError, match="size=50"):
-        read_folders({"a": files[0].parent}, 50)
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    for side in ("images", "left", "right"):
-        (tmp_path / side).mkdir()
-    for i in range(3):
-        Image.fromarray(GREY).save(tmp_path / f"images/{i}.png")
-        for k, side in enumerate(("left", "right")):
-            mask = np.zeros((40, 48), np.uint8)
-            mask[10:30, 4 + 16 * k:28 + 16 * k] = 255  # they overlap in columns 20 to 27
-            Image.fromarray(mask).save(tmp_path / f"{side}/{i}_mask.png")
-    return tmp_path
-
-
-def load_pairs(folder, sides=("left", "right"), **options):
-    return read_masked(folder / "images", [folder / side for side in sides], 32, cache_dir=folder / "cache", progress=False, **options)
-
-
-def test_masks_of_two_structures_merge_by_union(pairs):
-    merged, bare = load_pairs(pairs)
-    apart, _ = load_pairs(pairs, merge=False)
-    assert bare is None and merged.masks.shape == (3, 1, 32, 32) and apart.masks.shape == (3, 2, 32, 32)
-    assert (apart.masks.sum(1) == 2).any() and merged.masks.max() == 1
-    assert np.array_equal(merged.masks[:, 0], apart.masks.max(1))
-
-
-def test_images_without_a_mask_come_apart(pairs):
-    Image.fromarray(255 - GREY).save(pairs / "images" / "0more.png")
-    masked, bare = load_pairs(pairs, ("left",))
-    assert len(masked) == 3 and bare.names == ["images/0more.png"] and bare.masks is None
-    assert np.array_equal(bare.images[0], thumbnail(pairs / "images/0more.png", 32))
-    assert np.array_equal(masked.images[0], thumbnail(pairs / "images/0.png", 32))
-
-
-@pytest.mark.parametrize("fault, named", [
-    (lambda d: (d / "images/1.png").unlink(), "left/1_mask.png"),
-    (lambda d: Image.new("L", (48, 41)).save(d / "right/1_mask.png"), "right/1_mask.png.*images/1.png"),
-    (lambda d: (d / "right/2_mask.png").unlink(), "images/2.png"),
-    (lambda d: (d / "left/1_mask.png").write_bytes(b"junk"), "left/1_mask.png"),
-    (lambda d: Image.fromarray(GREY).save(d / "images/1.jpg"), "images/1.png"),
-    (lambda d: [f.unlink() for f in (d / "right").iterdir()], "right: holds no image"),
-])
-def test_faulty_pairs_are_named(pairs, fault, named):
-    fault(pairs)
-    with pytest.raises(InputError, match=named.replace("/", r"[\\/]")) as error:
-        load_pairs(pairs)
-    one_line(error)
+def test_what_lies_about_in_folders_is_ignored(tmp_path):
+    for name in ("2.png", "1.JPG", "._0.png", ".DS_Store", "Thumbs.db", "readme.txt"):
+        (tmp_path / name).write_bytes(b"junk")
+    assert [path.name for path in list_images(tmp_path)] == ["1.JPG", "2.png"]
