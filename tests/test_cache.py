@@ -1,14 +1,21 @@
 """The cache: what the notebook does not show, above all broken files and broken runs."""
 import os
+import signal
 import subprocess
 import sys
+import time
+import tracemalloc
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import multimix.cache as cache_module
-from multimix.cache import cache_images, cache_key
+from multimix.cache import cache_images, cache_key, cache_readable, cache_rows
 from multimix.images import InputError, list_images, thumbnail
 
 RNG = np.random.default_rng(0)
@@ -21,6 +28,38 @@ def files(tmp_path):
     for i in range(6):
         Image.fromarray(RNG.integers(0, 256, (40, 48), dtype=np.uint8)).save(folder / f"{i}.png")
     return list_images(folder)
+
+
+@pytest.fixture
+def many(tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(70):
+        Image.fromarray(RNG.integers(0, 256, (40, 48), dtype=np.uint8)).save(folder / f"{i:02}.png")
+    return list_images(folder)
+
+
+@pytest.fixture
+def stopped(tmp_path, many):
+    "Makes folders with a build that was stopped in its fourth chunk."
+    def build():
+        folder = tmp_path / f"stopped{len(list(tmp_path.iterdir()))}"
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            def read(path, *a):
+                if path == str(many[50]):
+                    raise KeyboardInterrupt
+                return thumbnail(path, *a)
+            patch.setattr(cache_module, "thumbnail", read)
+            cache_images(many, 32, folder, workers=1, progress=False)
+        return folder
+    return build
+
+
+def counter(monkeypatch):
+    "A list that grows with every file that is read."
+    read = []
+    monkeypatch.setattr(cache_module, "thumbnail", lambda *a: read.append(a) or thumbnail(*a))
+    return read
 
 
 def test_the_cache_holds_what_reading_gives(tmp_path, files):
@@ -60,22 +99,147 @@ def test_a_damaged_cache_is_built_again(tmp_path, files):
         assert np.array_equal(cache_images(files, 32, tmp_path / "cache", progress=False), first)
 
 
-@pytest.mark.parametrize("fault", ["corrupt", "interrupt", "full disk"])
-def test_a_failed_build_leaves_nothing_behind(tmp_path, files, fault, monkeypatch):
-    if fault == "corrupt":
-        files[3].write_bytes(files[3].read_bytes()[:100])
-        raised, match = InputError, "3.png"
-    else:
-        error = KeyboardInterrupt() if fault == "interrupt" else OSError(28, "No space left on device")
-        raised, match = (KeyboardInterrupt, None) if fault == "interrupt" else (InputError, "No space left.*MULTIMIX_CACHE")
-        real = os.replace
-        monkeypatch.setattr(os, "replace", lambda a, b: (_ for _ in ()).throw(error))
-    with pytest.raises(raised, match=match):
+@pytest.mark.parametrize("error, raised, match", [
+    (KeyboardInterrupt(), KeyboardInterrupt, None), (OSError(28, "No space left on device"), InputError, "No space left.*MULTIMIX_CACHE"),
+])
+def test_a_build_that_fails_at_its_end_shows_nothing_and_is_gone_on_with(tmp_path, files, error, raised, match, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda a, b: (_ for _ in ()).throw(error))
+        with pytest.raises(raised, match=match):
+            cache_images(files, 32, tmp_path / "cache", progress=False)
+    assert all(path.name.startswith(".") for path in (tmp_path / "cache").iterdir())
+    monkeypatch.setattr(cache_module, "thumbnail", lambda *a: pytest.fail("decoded again"))
+    assert len(cache_images(files, 32, tmp_path / "cache", progress=False)) == 6
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".npy"]
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_read(tmp_path, files, monkeypatch):
+    monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    monkeypatch.setattr(cache_module, "thumbnail", lambda *a: pytest.fail("decoded"))
+    with pytest.raises(InputError, match="needs 0.0 GB.*MULTIMIX_CACHE"):
         cache_images(files, 32, tmp_path / "cache", progress=False)
-    assert list((tmp_path / "cache").iterdir()) == []
-    if fault != "corrupt":
-        monkeypatch.setattr(os, "replace", real)
-        assert len(cache_images(files, 32, tmp_path / "cache", progress=False)) == 6
+
+
+# stopped and gone on with
+
+KILLED = """
+import sys, time
+import multimix.cache as cache
+real, count = cache._put, 0
+
+def put(f, place, data):
+    global count
+    count += 1
+    if count == int(sys.argv[3]):  # in the middle of this write
+        real(f, place, data[:len(data) // 2])
+        print("now", flush=True)
+        time.sleep(600)
+    real(f, place, data)
+
+cache._put = put
+cache.cache_images(cache.Path(sys.argv[1]).read_text().split(), 32, sys.argv[2], workers=2, progress=False)
+"""
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 6, 7])  # the header, the first chunk, its checksum, the third chunk, its checksum
+def test_a_killed_build_goes_on_where_it_was(tmp_path, many, write, monkeypatch):
+    (tmp_path / "list").write_text("\n".join(map(str, many)))
+    command = [sys.executable, "-c", KILLED, tmp_path / "list", tmp_path / "cache", str(write)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "now\n"
+        child.kill()
+    assert child.returncode == -signal.SIGKILL and not list((tmp_path / "cache").glob("[!.]*"))
+    read = counter(monkeypatch)
+    again = cache_images(many, 32, tmp_path / "cache", progress=False)
+    done = (write - 2) // 2  # chunks whose checksum was written
+    assert len(read) == len(many) - 16 * max(0, done)
+    whole = cache_images(many, 32, tmp_path / "other", progress=False)
+    assert Path(again.filename).read_bytes() == Path(whole.filename).read_bytes()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [path.name for path in (tmp_path / "other").iterdir()]
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_became_of_a_part_the_result_is_right(many, stopped, data):
+    folder = stopped()
+    for path in folder.iterdir():
+        content = bytearray(path.read_bytes())
+        for place in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=4), path.suffix) if content else []:
+            content[place] ^= data.draw(st.integers(1, 255))
+        path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
+    images = cache_images(many, 32, folder, progress=False)
+    assert all(np.array_equal(images[i], thumbnail(path, 32)) for i, path in enumerate(many))
+
+
+def test_parts_that_nobody_came_back_to_go_after_a_month(tmp_path, files):
+    (tmp_path / "cache").mkdir()
+    for age, name in ((31, "old"), (29, "new")):
+        path = tmp_path / "cache" / f".{name}.npy.part"
+        path.write_bytes(b"")
+        os.utime(path, (time.time() - age * 86400,) * 2)
+    cache_images(files, 32, tmp_path / "cache", progress=False)
+    assert [path.name for path in (tmp_path / "cache").glob(".*")] == [".new.npy.part"]
+
+
+def test_memory_does_not_grow_with_the_number_of_files(tmp_path, files):
+    def peak(n):
+        tracemalloc.start()
+        cache_images(files[:1] * n, 256, tmp_path / "cache", workers=2, progress=False)
+        top = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return top
+
+    peak(16)
+    assert peak(640) < peak(160) + 5e6 < 640 * 256 * 256 / 2
+
+
+# files that cannot be read
+
+def test_damaged_files_are_named_or_left_out(tmp_path, files):
+    files[3].write_bytes(files[3].read_bytes()[:100])
+    for _ in range(2):
+        with pytest.raises(InputError, match="3.png: cannot be read") as error:
+            cache_images(files, 32, tmp_path / "cache", progress=False)
+        assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match="1 of 6 files cannot be read: .*3.png; left out"):
+        images, kept = cache_readable(files, 32, "skip", cache_dir=tmp_path / "cache", progress=False)
+    assert kept.tolist() == [0, 1, 2, 4, 5] and not images[3].any()
+    assert all(np.array_equal(images[i], thumbnail(files[i], 32)) for i in kept)
+
+
+def test_many_damaged_files_are_counted(tmp_path, files):
+    for path in files[1:]:
+        path.write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"5 of 6 files cannot be read: \S*1.png, \S*2.png, \S*3.png, ...; .*on_error='skip'"):
+        cache_images(files, 32, tmp_path / "cache", progress=False)
+    files[0].write_bytes(b"junk")
+    with pytest.raises(InputError, match="6 of 6"):
+        cache_readable(files, 32, "skip", cache_dir=tmp_path / "cache", progress=False)
+    with pytest.raises(InputError, match="on_error='ignore'"):
+        cache_readable(files, 32, "ignore")
+
+
+def test_a_file_that_was_out_of_reach_is_read_later(tmp_path):
+    def read(row):
+        if row in away:
+            raise InputError(f"{row}: away")
+        return np.full((4, 4), row, np.uint8)
+
+    def build():
+        return cache_rows(range(1, 41), read, (4, 4), "rows.npy", tmp_path, progress=False)
+
+    away = {5, 20, 21}
+    assert build()[1] == {4: "5: away", 19: "20: away", 20: "21: away"} == build()[1]
+    away = {20}
+    images, bad = build()
+    assert bad == {19: "20: away"} and images[[4, 19, 20], 0, 0].tolist() == [5, 0, 21]
+    away = set()
+    images, bad = build()
+    assert not bad and images[:, 0, 0].tolist() == list(range(1, 41)) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_no_files_make_an_empty_cache(tmp_path):
+    assert cache_images([], 32, tmp_path).shape == (0, 32, 32)
 
 
 def test_a_cache_folder_that_cannot_be_is_named(tmp_path, files):
