@@ -22,7 +22,7 @@ import numpy as np
 from .images import READER_VERSION, InputError, thumbnail
 
 # %% auto #0
-__all__ = ['CHUNK', 'cache_key', 'cache_rows', 'cache_readable', 'cache_images']
+__all__ = ['CHUNK', 'cache_key', 'cache_rows', 'rows_kept', 'cache_readable', 'cache_images']
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-013
 def cache_key(paths, size: int, kind: str, *options) -> str:
@@ -205,16 +205,17 @@ def cache_rows(rows, read, shape: tuple[int, ...], name: str, cache_dir: str | P
         raise InputError(f"{folder}: the image cache cannot be written ({e.strerror}); set MULTIMIX_CACHE to another folder") from e
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-038
-def _kept(names: list[str], bad: dict[int, str], on_error: str) -> np.ndarray:
+def rows_kept(names: list[str], bad: dict[int, str], on_error: str) -> np.ndarray:
     "Places of the rows that could be read, int64; raises `InputError` for the others, or warns of them."
+    if on_error not in ("raise", "skip"):
+        raise InputError(f"on_error={on_error!r}: must be 'raise' or 'skip'")
     if not bad:
         return np.arange(len(names))
     some = ", ".join(names[i] for i in list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
-    text = f"{len(bad)} of {len(names)} files cannot be read: {some}"
+    text, first = f"{len(bad)} of {len(names)} files cannot be used: {some}", next(iter(bad.values()))
     if on_error == "raise" or len(bad) == len(names):
-        advice = "replace or remove them, or leave them out with on_error='skip'"
-        raise InputError(next(iter(bad.values())) if len(bad) == 1 else f"{text}; {advice}")
-    warnings.warn(f"{text}; left out", stacklevel=4)
+        raise InputError(first if len(bad) == 1 else f"{text}; {first}; on_error='skip' leaves such files out")
+    warnings.warn(f"{text}; left out ({first})", stacklevel=4)
     return np.setdiff1d(np.arange(len(names)), list(bad))
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-039
@@ -223,11 +224,9 @@ def cache_readable(paths, size: int, on_error: str = "raise", kind: str = "image
 
     `cache` goes to `cache_rows`. Raises `InputError` naming damaged files with `on_error='raise'`, and where none can be read.
     """
-    if on_error not in ("raise", "skip"):
-        raise InputError(f"on_error={on_error!r}: must be 'raise' or 'skip'")
     paths = [os.fspath(path) for path in paths]
     array, bad = cache_rows(paths, lambda path: thumbnail(path, size, kind), (size, size), cache_key(paths, size, kind), **cache)
-    return array, _kept(paths, bad, on_error)
+    return array, rows_kept(paths, bad, on_error)
 
 
 def cache_images(paths, size: int, cache_dir: str | Path | None = None, workers: int | None = None, progress: bool = True,

@@ -201,7 +201,7 @@ def test_damaged_files_are_named_or_left_out(tmp_path, files):
         with pytest.raises(InputError, match="3.png: cannot be read") as error:
             cache_images(files, 32, tmp_path / "cache", progress=False)
         assert "\n" not in str(error.value)
-    with pytest.warns(UserWarning, match="1 of 6 files cannot be read: .*3.png; left out"):
+    with pytest.warns(UserWarning, match="1 of 6 files cannot be used: .*3.png; left out"):
         images, kept = cache_readable(files, 32, "skip", cache_dir=tmp_path / "cache", progress=False)
     assert kept.tolist() == [0, 1, 2, 4, 5] and not images[3].any()
     assert all(np.array_equal(images[i], thumbnail(files[i], 32)) for i in kept)
@@ -210,7 +210,7 @@ def test_damaged_files_are_named_or_left_out(tmp_path, files):
 def test_many_damaged_files_are_counted(tmp_path, files):
     for path in files[1:]:
         path.write_bytes(b"junk")
-    with pytest.raises(InputError, match=r"5 of 6 files cannot be read: \S*1.png, \S*2.png, \S*3.png, ...; .*on_error='skip'"):
+    with pytest.raises(InputError, match=r"5 of 6 files cannot be used: \S*1.png, \S*2.png, \S*3.png, ...; .*on_error='skip'"):
         cache_images(files, 32, tmp_path / "cache", progress=False)
     files[0].write_bytes(b"junk")
     with pytest.raises(InputError, match="6 of 6"):
