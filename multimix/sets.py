@@ -88,12 +88,13 @@ class Rows(np.lib.mixins.NDArrayOperatorsMixin):
         return getattr(np.asarray(self), name)
 
 # %% ../nbs/00e_sets.ipynb #00e-sets-014
-def _read_rows(rows: Rows, places: np.ndarray) -> np.ndarray:
-    "A plain array of the rows at `places` of the parts put end to end."
+def _read_rows(rows: Rows, places: np.ndarray, rest: tuple = ()) -> np.ndarray:
+    "A plain array of the rows at `places` of the parts put end to end; of each row `rest`, whole numbers and slices."
     ends = np.cumsum([len(part) for part in rows.parts])
-    which, out = np.searchsorted(ends, places, side="right"), np.empty((len(places), *rows.shape[1:]), rows.dtype)
+    which = np.searchsorted(ends, places, side="right")
+    out = np.empty((len(places), *np.empty(rows.shape[1:], "V0")[rest].shape), rows.dtype)
     for k in np.unique(which):
-        out[which == k] = rows.parts[k][places[which == k] - (ends[k] - len(rows.parts[k]))]
+        out[which == k] = rows.parts[k][(places[which == k] - (ends[k] - len(rows.parts[k])), *rest)]
     return out
 
 
@@ -104,10 +105,13 @@ def _rows_at(rows: Rows, key) -> np.ndarray:
         return np.asarray(rows)[key]
     first = np.asarray(first, dtype=np.int64) if isinstance(first, list) and not len(first) else first
     places = rows.index[first]
+    if all(isinstance(k, (int, slice)) for k in rest):  # of an image on disk only this is read
+        found = _read_rows(rows, np.atleast_1d(places), tuple(rest))
+        return found[0] if np.ndim(places) == 0 else found
     found = _read_rows(rows, np.atleast_1d(places))
     if np.ndim(places) == 0:
         return found[0][tuple(rest)]
-    return found[(slice(None) if isinstance(first, slice) else np.arange(len(found)), *rest)] if rest else found
+    return found[(slice(None) if isinstance(first, slice) else np.arange(len(found)), *rest)]
 
 # %% ../nbs/00e_sets.ipynb #00e-sets-017
 def pick(array, index):

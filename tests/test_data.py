@@ -1,5 +1,6 @@
-"""Budgets, splits, streams and the two-task object: properties that must hold for every input, and faults."""
+"""Streams and the two-task object: properties that must hold for every input, and faults."""
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,17 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from multimix.data import (
-    ImageSet,
-    InputError,
-    MultiTaskData,
-    Stream,
-    find_duplicates,
-    label_budget,
-    merge_duplicates,
-    patient_split,
-    sub_seed,
-)
+from multimix.cache import cache_images
+from multimix.data import ImageSet, InputError, MultiTaskData, Stream, join
+from multimix.images import list_images
+from multimix.sets import Rows
 
 CLASSES = ("normal", "pneumonia")
 calm = settings(deadline=None, max_examples=60)
@@ -28,93 +22,6 @@ def make_set(n, size=32, seed=0, prefix="", classes=CLASSES, each=1):
     rng = np.random.default_rng(seed)
     return ImageSet(rng.integers(0, 256, (n, size, size), dtype=np.uint8), [f"{prefix}{i}" for i in range(n)], np.arange(n) % len(classes),
                     rng.integers(0, 2, (n, 1, size, size), dtype=np.uint8), [f"{prefix}p{i // each}" for i in range(n)], None, classes)
-
-
-def test_seeds_are_the_same_for_ever():
-    assert sub_seed(0, "budget") == 785129680 and sub_seed(0, "split") == 3879285739  # Python's own hash differs in every process
-    assert sub_seed(np.int64(7), "cls_labeled", np.int64(3)) == sub_seed(7, "cls_labeled", 3) != sub_seed(7, "cls_labeled", 4)
-
-
-# label budgets
-
-labels_and_n = st.lists(st.integers(-1, 3), min_size=4, max_size=80).map(lambda a: np.array([0, 1, 2, 3, *a])).flatmap(
-    lambda a: st.tuples(st.just(a), st.integers(4, int((a >= 0).sum()))))
-
-
-@calm
-@given(labels_and_n, st.integers(0, 99), st.sampled_from(["equal", "proportional"]))
-def test_a_budget_is_exact_and_stratified(case, seed, balance):
-    labels, n = case
-    drawn = label_budget(labels, n, seed, balance)
-    assert len(drawn) == n == len(set(drawn)) and (np.diff(drawn) > 0).all() and (labels[drawn] >= 0).all()
-    counts, available = np.bincount(labels[drawn], minlength=4), np.bincount(labels[labels >= 0], minlength=4)
-    assert counts.min() >= 1 and (counts <= available).all()
-    if balance == "equal":  # only a class that is used up may have less than another
-        assert all(counts[c] >= counts.max() - 1 for c in range(4) if counts[c] < available[c])
-    assert np.array_equal(drawn, label_budget(labels, n, seed, balance))
-    if n > 4:
-        assert set(label_budget(labels, n - 1, seed, balance)) < set(drawn)
-
-
-def test_a_proportional_budget_keeps_the_prevalence():
-    labels = np.repeat([0, 1], [260, 740])
-    assert np.bincount(labels[label_budget(labels, 100, 0, "proportional")]).tolist() == [26, 74]
-
-
-def test_other_seeds_draw_other_labels():
-    labels = np.arange(200) % 2
-    assert len({tuple(label_budget(labels, 10, seed)) for seed in range(10)}) == 10
-
-
-@pytest.mark.parametrize("labels, n, options, match", [
-    ([0, 1, 1], 4, {}, "4 labels asked: there are 3"), ([0, 1, 1], 1, {}, "1 labels asked"),
-    ([0, 1], 0, {}, "0 labels"), ([0, 1], -5, {}, "-5 labels"),
-    ([0, 0], 2, {"classes": CLASSES}, "pneumonia"), ([0, 2], 2, {}, "class '1'"), ([-1, -1], 1, {}, "labels"), ([], 1, {}, "labels"),
-    ([0, 1], 2, {"balance": "fair"}, "balance='fair'"),
-])
-def test_budgets_that_cannot_be_met(labels, n, options, match):
-    with pytest.raises(InputError, match=match) as error:
-        label_budget(np.array(labels, dtype=np.int64), n, **options)
-    assert "\n" not in str(error.value)
-
-
-# splits
-
-@calm
-@given(st.lists(st.tuples(st.integers(0, 15), st.integers(0, 2)), min_size=1, max_size=80),
-       st.floats(0, 0.95), st.integers(0, 99), st.booleans())
-def test_a_split_never_shares_a_patient(images, fraction, seed, stratify):
-    patients, labels = np.array([f"p{p}" for p, _ in images]), np.array([c for _, c in images])
-    rest, part = patient_split(patients, fraction, seed, labels if stratify else None)
-    assert sorted([*rest, *part]) == list(range(len(images)))
-    assert not set(patients[rest]) & set(patients[part])
-    largest = np.unique(patients, return_counts=True)[1].max()
-    assert len(part) <= fraction * len(images) + largest * (3 if stratify else 1)
-    if fraction == 0:
-        assert len(part) == 0
-    elif len(set(patients)) > 1 and not stratify:
-        assert len(part) and len(rest)
-
-
-def test_a_split_has_the_size_and_the_classes_that_were_asked():
-    labels = np.repeat([0, 1], [260, 740])
-    rest, part = patient_split(np.arange(1000).astype(str), 0.1, 3, labels)
-    assert np.bincount(labels[part]).tolist() == [26, 74] and len(rest) == 900
-    assert len({tuple(patient_split(np.arange(50).astype(str), 0.2, seed)[1]) for seed in range(8)}) == 8
-
-
-@pytest.mark.parametrize("fraction", [1, 1.5, -0.1, float("nan")])
-def test_fractions_that_make_no_sense(fraction):
-    with pytest.raises(InputError, match="fraction="):
-        patient_split(["a", "b"], fraction)
-
-
-def test_copies_tie_patients_together_through_chains():
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
-    images = pixels[[0, 0, 1, 1, 2, 0]]
-    assert find_duplicates(images) == [[0, 1, 5], [2, 3]]
-    keys = merge_duplicates(np.array(["a", "b", "b", "c", "d", "e"]), images)
-    assert len(set(keys[[0, 1, 2, 3, 5]])) == 1 and keys[4] == "d"
 
 
 # streams
@@ -255,9 +162,104 @@ def test_faulty_requests_name_what_is_wrong():
         assert "\n" not in str(error.value)
 
 
-def test_a_patient_in_training_and_test_is_warned_of():
-    with pytest.warns(UserWarning, match=r"tests\['in_domain'\]\['classification'\].*patients.*p0"):
-        MultiTaskData.from_sets(make_set(50), None, {"in_domain": {"classification": make_set(4)}}, labels=None, val=0)
+def one_in_both(kind, train, test):
+    "The sets, with one patient or one image of `train` in `test`."
+    test = replace(test)
+    if kind == "patient":
+        test.patients[1] = train.patients[3]
+    else:
+        test.images[1] = train.images[3]
+    return train, test
+
+
+@pytest.mark.parametrize("kind, match", [("patient", r"1 of its 9 images are of patients in .*, for example t1 and 3 of patient p3"),
+                                         ("image", r"1 of its 9 images are in .* too, for example t1 is identical to 3")])
+@pytest.mark.parametrize("domain, task", [("in_domain", "classification"), ("cross_domain", "segmentation")])
+def test_a_split_that_shares_something_is_refused_by_name(kind, match, domain, task):
+    cls, test = one_in_both(kind, make_set(50), make_set(9, seed=2, prefix="t"))
+    def make(**o): return MultiTaskData.from_sets(cls, make_set(20, seed=1, prefix="s"), {domain: {task: test}}, labels=6, masks=4, **o)
+    with pytest.raises(InputError, match=rf"tests\['{domain}'\]\['{task}'\]: {match}.*allow_shared=True") as error:
+        make()
+    assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match=match):
+        data = make(allow_shared=True)
+    assert len(data.tests[domain][task]) == 9
+    test.patients[1], test.images[1] = "t", 7
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make()
+
+
+@pytest.mark.parametrize("kind", ["patient", "image"])
+def test_a_validation_part_that_shares_something_is_refused(kind):
+    cls, val = one_in_both(kind, make_set(50), make_set(9, seed=2, prefix="v"))
+    with pytest.raises(InputError, match=r"the validation \(cls_val\): 1 of its 9 images are .*, for example v1 .* 3"):
+        MultiTaskData.from_splits({"train": cls, "val": val}, labels=6)
+    with pytest.raises(InputError, match=r"tests.*: 1 of its 50 images are .*the validation \(cls_val\)"):
+        MultiTaskData.from_splits({"train": make_set(50, seed=3, prefix="x"), "val": val, "test": cls}, labels=6)
+
+
+def test_both_tasks_may_use_the_same_images():
+    data = MultiTaskData.from_sets(make_set(50), make_set(50), labels=6, masks=6)
+    assert len(data.cls_val) >= 4 and set(data.seg_val.names) & set(data.cls_labeled.names + data.cls_unlabeled.names)
+
+
+# splits that came with the data
+
+def test_splits_are_taken_as_they_are():
+    parts = {name: make_set(n, seed=n, prefix=name) for name, n in (("Training", 40), ("valid", 9), ("test", 8), ("external", 7))}
+    seg = make_set(30, seed=1, prefix="s")
+    data = MultiTaskData.from_splits(parts, seg, labels=10, masks=5, seed=3)
+    assert data.cls_val is parts["valid"] and data.tests["in_domain"] == {"classification": parts["test"]}
+    assert data.tests["cross_domain"] == {"classification": parts["external"]}
+    assert sorted(data.cls_labeled.names + data.cls_unlabeled.names) == sorted(parts["Training"].names)
+    alone = MultiTaskData.from_sets(None, seg, masks=5, seed=3)
+    assert data.seg_val.names == alone.seg_val.names and data.seg_labeled.names == alone.seg_labeled.names
+    plain = MultiTaskData.from_splits(parts["Training"], labels=10)
+    assert plain.tests == {} and plain.cls_labeled.names == MultiTaskData.from_sets(parts["Training"], labels=10).cls_labeled.names
+
+
+@pytest.mark.parametrize("names, match", [(("train", "holdout"), "'holdout' is not known"),
+                                          (("train", "val", "valid"), "'val' means the same")])
+def test_splits_of_unknown_names(names, match):
+    with pytest.raises(InputError, match=match):
+        MultiTaskData.from_splits({name: make_set(20, seed=i, prefix=name) for i, name in enumerate(names)}, labels=4)
+
+
+# what lies on disk
+
+def test_everything_is_the_same_from_disk(tmp_path):
+    for kind, n in (("a", 60), ("b", 30), ("t", 10)):
+        (tmp_path / kind).mkdir()
+        for i, image in enumerate(make_set(n, seed=ord(kind)).images):
+            Image.fromarray(image).save(tmp_path / kind / f"{i:02}.png")
+
+    def build(load):
+        sets = {}
+        for kind, n in (("a", 60), ("b", 30), ("t", 10)):
+            images = load(cache_images(list_images(tmp_path / kind), 32, tmp_path / "cache", progress=False))
+            np.save(tmp_path / f"{kind}.npy", make_set(n, seed=5).masks)
+            masks = load(np.load(tmp_path / f"{kind}.npy", mmap_mode="r"))
+            whole = make_set(n, prefix=kind)
+            sets[kind] = ImageSet(images, whole.names, whole.labels, masks, whole.patients, None, CLASSES)
+        extra = {"classification": join([sets["b"]])}
+        return MultiTaskData.from_sets(sets["a"], sets["b"], {"in_domain": {"classification": sets["t"]}}, 12, 6, extra=extra)
+
+    disk, memory = build(lambda array: array), build(np.array)
+    assert isinstance(disk.cls_labeled.images, Rows) and isinstance(disk.cls_unlabeled.images, Rows)
+    assert isinstance(disk.withheld["seg_unlabeled"], Rows) and len(disk.cls_unlabeled.images.parts) == 2
+    for name, stream in disk.streams(batch=7, unlabeled=11, seed=2).items():
+        other = memory.streams(batch=7, unlabeled=11, seed=2)[name]
+        assert stream.images.names == other.images.names
+        for step in (0, 1, 9):
+            a, b = stream.batch(step), other.batch(step)
+            assert all(torch.equal(x, y) if x is not None else y is None for x, y in zip(vars(a).values(), vars(b).values()))
+    assert np.array_equal(disk.withheld["seg_unlabeled"], memory.withheld["seg_unlabeled"])
+
+
+def test_a_set_is_described_in_a_few_lines():
+    text = repr(MultiTaskData.from_sets(make_set(60), make_set(30, seed=1), labels=10, masks=5))
+    assert "withheld" not in text and "array" not in text and len(text) < 1000
 
 
 # own folders
