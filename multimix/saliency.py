@@ -23,6 +23,7 @@ from .augmentation import clean_view
 from .data import InputError
 from .model import Encoder
 from .phantom import make_phantom
+from .sets import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -92,7 +93,7 @@ class ClassScores(nn.Module):
 
 def as_images(images) -> Tensor:
     "Arrays or tensors, (N, H, W) or (N, 1, H, W), uint8 or float in [0, 1], to float32 (N, 1, H, W); else raises `InputError`."
-    x = torch.from_numpy(np.array(images)) if isinstance(images, np.ndarray) else images
+    x = torch.from_numpy(np.array(images)) if isinstance(images, (np.ndarray, Rows)) else images
     if isinstance(x, Tensor) and len(x) == 0:
         raise InputError("images: there are none")
     return clean_view(x[:, None] if isinstance(x, Tensor) and x.ndim == 3 else x).images
@@ -149,7 +150,7 @@ def reference_images(baseline, image: Tensor) -> Tensor:
     if isinstance(baseline, str) and baseline == "blur":
         from torchvision.transforms.functional import gaussian_blur
         return gaussian_blur(image, [side // 4 * 3 + 1 for side in image.shape[2:]], image.shape[-1] / 8)
-    if not isinstance(baseline, (Tensor, np.ndarray)) or (refs := as_images(baseline)).shape[1:] != image.shape[1:] or not len(refs):
+    if not isinstance(baseline, (Tensor, np.ndarray, Rows)) or (refs := as_images(baseline)).shape[1:] != image.shape[1:] or not len(refs):
         height, width = image.shape[2:]
         raise InputError(f"baseline: give reference images (K, {height}, {width}), uint8 or float in [0, 1], or 'blur' or 'zero'")
     return refs.to(image.device)

@@ -15,6 +15,7 @@ from multimix.data import InputError
 from multimix.datasets import data_root, load_nih
 from multimix.model import MultiMix
 from multimix.phantom import make_phantom
+from multimix.sets import Rows
 
 EASY = dict(opacity=(0.4, 0.5), radius=(0.2, 0.3))
 
@@ -69,7 +70,8 @@ def test_shape_dtype_and_kinds_of_images(model, chests, method):
     assert (stored.maps >= 0).all() or method == "integrated_gradients"
     assert (stored.completeness_error is not None) == (method == "integrated_gradients")
     tensor = torch.from_numpy(chests.images)
-    for same in (tensor, tensor[:, None], chests.images[:, None], tensor[:, None] / 255, (chests.images / 255).astype(np.float32)):
+    on_disk = Rows([chests.images[::-1]], np.arange(6)[::-1])
+    for same in (tensor, tensor[:, None], chests.images[:, None], tensor[:, None] / 255, (chests.images / 255).astype(np.float32), on_disk):
         assert torch.allclose(S.attribute(model, same, method, steps=2).maps, stored.maps, atol=1e-5, rtol=1e-3)
 
 
