@@ -5,6 +5,7 @@
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-003
 from __future__ import annotations
 import csv
+import json
 import os
 import re
 import warnings
@@ -13,11 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from .data import ImageSet, InputError, MultiTaskData, cache_images, check_size, find_duplicates, merge_duplicates
+from .downloads import download
 from .images import list_images
 from .sets import read_masked
 
+_all_ = ["download"]  # fetches any of these sets by name
+
+
 # %% auto #0
-__all__ = ['LAYOUT', 'data_root', 'kermany_patient', 'load_kermany', 'load_jsrt', 'load_montgomery', 'load_nih', 'load_root']
+__all__ = ['LAYOUT', 'LOADERS', 'DEFAULT_ROLES', 'data_root', 'kermany_patient', 'load_kermany', 'load_jsrt', 'load_montgomery',
+           'load_nih', 'load_pneumoniamnist', 'load_shenzhen', 'read_roles', 'load_root', 'download']
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-005
 def data_root() -> Path | None:
@@ -55,6 +61,16 @@ def _kermany_part(folder: Path, split: str, size: int, cache: dict) -> ImageSet:
     return ImageSet(images, names, np.repeat([0, 1], [len(g) for g in groups]), patients=patients, classes=("normal", "pneumonia"))
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-019
+def _load_chest_xray(root: str | Path, name: str, size: int, cache: dict) -> tuple[ImageSet, ImageSet]:
+    folder = _inside(root, f"{name}/chest_xray", "chest_xray", needs=("train", "test"))
+    train, test = (_kermany_part(folder, split, check_size(size), cache) for split in ("train", "test"))
+    names = train.names + test.names
+    for group in find_duplicates(np.concatenate([train.images, test.images])):
+        if group[0] < len(train) <= group[-1]:
+            warnings.warn(f"{folder}: the same image in train and test: {', '.join(names[i] for i in group)}", stacklevel=3)
+    return train, test
+
+
 def load_kermany(root: str | Path, size: int = 64, **cache) -> tuple[ImageSet, ImageSet]:
     """Kermany et al. 2018, chest X-rays of children, `(train, test)` as published: labels normal / pneumonia, patients.
 
@@ -62,13 +78,7 @@ def load_kermany(root: str | Path, size: int = 64, **cache) -> tuple[ImageSet, I
     stay in, under one patient key; those in both train and test are named in a warning. Raises `InputError` for a missing or empty
     folder and for a damaged file. `cache` goes to `cache_images`.
     """
-    folder = _inside(root, "kermany/chest_xray", "chest_xray", needs=("train", "test"))
-    train, test = (_kermany_part(folder, split, check_size(size), cache) for split in ("train", "test"))
-    names = train.names + test.names
-    for group in find_duplicates(np.concatenate([train.images, test.images])):
-        if group[0] < len(train) <= group[-1]:
-            warnings.warn(f"{folder}: the same image in train and test: {', '.join(names[i] for i in group)}", stacklevel=2)
-    return train, test
+    return _load_chest_xray(root, "kermany", size, cache)
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-026
 def _all_masked(loaded: tuple[ImageSet, ImageSet | None], folder: Path) -> ImageSet:
@@ -136,28 +146,89 @@ def load_nih(root: str | Path, size: int = 64, **cache) -> ImageSet:
                     patients=np.array([f"nih-{rows[n][1]}" for n in names]), classes=("normal", "pneumonia"),
                     boxes=[np.array(boxes.get(n, []), dtype=np.float32).reshape(-1, 4) for n in names])
 
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-pm
+def load_pneumoniamnist(root: str | Path, size: int = 64, **cache) -> tuple[ImageSet, ImageSet]:
+    """Kermany's images as PneumoniaMNIST has them, `(train, test)`; the published `val` is part of train. Patients are not known.
+
+    Expects `chest_xray/{train,test}/{NORMAL,PNEUMONIA}`, as `download("pneumoniamnist")` lays it out.
+    """
+    return _load_chest_xray(root, "pneumoniamnist", size, cache)
+
+
+def load_shenzhen(root: str | Path, size: int = 64, **cache) -> ImageSet:
+    "Shenzhen Hospital, the 566 images that have a mask of both lungs; no labels. Expects `images/` and `masks/`."
+    folder = _inside(root, "shenzhen", needs=("images", "masks"))
+    masked, _ = read_masked(folder / "images", folder / "masks", check_size(size), **cache)
+    return replace(masked, patients=np.array([f"shenzhen-{Path(name).stem}" for name in masked.names]))
+
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-045
 LAYOUT = {"kermany": "kermany/chest_xray/{train,test}/{NORMAL,PNEUMONIA}/", "jsrt": "jsrt/images/ and jsrt/masks/{left_lung,right_lung}/",
-          "nih": "nih/images/ and nih/Data_Entry_2017*.csv", "montgomery": "montgomery/images/ and montgomery/masks/"}
+          "nih": "nih/images/ and nih/Data_Entry_2017*.csv", "montgomery": "montgomery/images/ and montgomery/masks/",
+          "pneumoniamnist": "pneumoniamnist/chest_xray/{train,test}/{NORMAL,PNEUMONIA}/",
+          "shenzhen": "shenzhen/images/ and shenzhen/masks/"}
+LOADERS = {"classification": {"kermany": load_kermany, "pneumoniamnist": load_pneumoniamnist, "nih": load_nih},
+           "segmentation": {"jsrt": load_jsrt, "montgomery": load_montgomery, "shenzhen": load_shenzhen}}
+DEFAULT_ROLES = {"in_domain": {"classification": ("kermany", "pneumoniamnist"), "segmentation": ("jsrt",)},  # the first that is there
+                 "cross_domain": {"classification": ("nih",), "segmentation": ("montgomery", "shenzhen")}}
+
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-read-roles
+def read_roles(root: str | Path) -> dict[str, dict[str, str]]:
+    """Which set of the folder plays which role, `{'in_domain' | 'cross_domain': {'classification' | 'segmentation': name}}`.
+
+    As `roles.json` says, if there is one; else the first of `DEFAULT_ROLES` that is there. Raises `InputError` for roles that can't be
+    played.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    if (root / "roles.json").is_file():
+        return _check_roles(root / "roles.json")
+    first = lambda names: [name for name in names if (root / name).is_dir()][:1]
+    roles = {domain: {task: name for task, names in tasks.items() for name in first(names)} for domain, tasks in DEFAULT_ROLES.items()}
+    if not any(roles.values()):
+        raise InputError(f"{root}: no data set here; looked for {'; '.join(LAYOUT.values())}")
+    return {domain: tasks for domain, tasks in roles.items() if tasks}
+
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-play
+def _check_roles(path: Path) -> dict[str, dict[str, str]]:
+    "The roles in a `roles.json`; raises `InputError` for a role, set or folder that there is not, and for a set with two roles."
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        roles = {domain: dict(said[domain]) for domain in DEFAULT_ROLES if said.get(domain)}
+    except (ValueError, AttributeError, TypeError):
+        raise InputError(f'{path}: not of the form {{"in_domain": {{"classification": "kermany"}}, ...}}') from None
+    names = [name for tasks in roles.values() for name in tasks.values()]
+    for task, name in [pair for tasks in roles.values() for pair in tasks.items()]:
+        if not isinstance(name, str) or name not in LOADERS.get(task, {}):
+            raise InputError(f"{path}: {name!r} can't play {task!r}; there are {', '.join(f'{t}: {list(s)}' for t, s in LOADERS.items())}")
+        if names.count(name) > 1 or not (path.parent / name).is_dir():
+            raise InputError(f"{path}: {name} {'has two roles' if names.count(name) > 1 else 'is not in this folder'}")
+    if not names or {"kermany", "pneumoniamnist"} <= set(names):
+        raise InputError(f"{path}: {'uses kermany and pneumoniamnist, which show the same children' if names else 'gives no set a role'}")
+    return roles
+
+
+def _play(loaded: ImageSet | tuple[ImageSet, ImageSet], domain: str) -> tuple[ImageSet | None, ImageSet]:
+    "`(train, test)`: as published, or a fixed quarter of the patients for the test; abroad, everything is the test."
+    if isinstance(loaded, tuple) or domain == "cross_domain":
+        return loaded if isinstance(loaded, tuple) else (None, loaded)
+    keys = sorted(set(loaded.patients), key=lambda key: zlib.crc32(key.encode()))
+    test = np.isin(loaded.patients, keys[: max(1, round(len(keys) / 4))])
+    return loaded.subset(~test), loaded.subset(test)
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-046
 def load_root(root: str | Path, size: int = 64, labels: int | None = 100, masks: int | None = 10, seed: int = 0, val: float = 0.1,
               balance: str = "equal", **cache) -> MultiTaskData:
-    """The data sets that `root` holds, in the roles of the paper: train and test on Kermany and JSRT, cross-domain on NIH and Montgomery.
+    """The data sets that `root` holds, each in the role that `read_roles` gives it: those of the paper, or of `roles.json`.
 
     Every folder of `LAYOUT` may be missing, but not all. `labels` and `masks` are the budgets (None = all), `seed` draws them and the
     validation part; the test sets never change. Raises `InputError` for what is missing, damaged, or more than there is.
     """
     root, size = Path(root), check_size(size)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder")
-    there = {name for name in LAYOUT if (root / name).is_dir()}
-    if not there:
-        raise InputError(f"{root}: no data set here; looked for {'; '.join(LAYOUT.values())}")
-    cls_set, cls_test = load_kermany(root / "kermany", size, **cache) if "kermany" in there else (None, None)
-    seg_set, seg_test = load_jsrt(root / "jsrt", size, **cache) if "jsrt" in there else (None, None)
-    cross = {"classification": load_nih(root / "nih", size, **cache) if "nih" in there else None,
-             "segmentation": load_montgomery(root / "montgomery", size, **cache) if "montgomery" in there else None}
-    tests = {"in_domain": {"classification": cls_test, "segmentation": seg_test}, "cross_domain": cross}
-    tests = {domain: {task: s for task, s in sets.items() if s is not None} for domain, sets in tests.items()}
-    return MultiTaskData.from_sets(cls_set, seg_set, {d: sets for d, sets in tests.items() if sets}, labels, masks, val, seed, balance)
+    train, tests = {}, {}
+    for domain, tasks in read_roles(root).items():
+        for task, name in tasks.items():
+            part, test = _play(LOADERS[task][name](root / name, size, **cache), domain)
+            train |= {task: part} if domain == "in_domain" else {}
+            tests.setdefault(domain, {})[task] = test
+    return MultiTaskData.from_sets(train.get("classification"), train.get("segmentation"), tests, labels, masks, val, seed, balance)

@@ -18,7 +18,7 @@ from . import __version__
 from .images import InputError
 
 # %% auto #0
-__all__ = ['AGENT', 'REFUSALS', 'FetchError', 'checksum', 'fetch', 'is_drive', 'fetch_drive']
+__all__ = ['AGENT', 'REFUSALS', 'FetchError', 'checksum', 'locked', 'fetch', 'is_drive', 'drive_id', 'fetch_drive']
 
 # %% ../nbs/00i_fetch.ipynb #00i-fetch-015
 class FetchError(InputError):
@@ -191,8 +191,8 @@ def _try(url: str, part: Path, f, checked: bool, max_wait: float, stall: float, 
 
 # %% ../nbs/00i_fetch.ipynb #00i-fetch-033
 @contextlib.contextmanager
-def _opened(part: Path):
-    "The part, open for appending and locked against other programs where the file system has locks."
+def locked(part: Path):
+    "The file `part`, open for appending, and locked against other programs where the file system has locks; else raises `FetchError`."
     with open(part, "ab") as f:
         try:
             import fcntl
@@ -209,7 +209,7 @@ def _opened(part: Path):
 # %% ../nbs/00i_fetch.ipynb #00i-fetch-034
 def _fill(url: str, part: Path, checked: bool, tries: int, wait: float, max_wait: float, stall: float, progress: bool, sleep) -> bool:
     "Try until the part is whole; True if it came in more than one piece. Only tries in a row that bring under a megabyte are counted."
-    with _opened(part) as f:
+    with locked(part) as f:
         pieces, barren, most = int(f.seek(0, 2) > 0), 0, f.seek(0, 2)
         while True:
             try:
@@ -271,7 +271,7 @@ def is_drive(url: str) -> bool:
     return urlparse(url).hostname in ("drive.google.com", "docs.google.com")
 
 
-def _drive_id(url: str) -> str:
+def drive_id(url: str) -> str:
     "What identifies a shared file or folder in its address."
     found = re.search(r"(?:/d/|/folders/|[?&]id=)([-\w]{10,})", url)
     if not is_drive(url) or found is None:
@@ -287,7 +287,7 @@ def fetch_drive(url: str, to: str | Path, progress: bool = True) -> Path:
     import gdown
     import requests
 
-    to, key = Path(to), _drive_id(url)
+    to, key = Path(to), drive_id(url)
     beside = to.with_name(f"{to.name}.part")
     if to.is_dir():
         return to
@@ -305,8 +305,7 @@ def fetch_drive(url: str, to: str | Path, progress: bool = True) -> Path:
 # %% ../nbs/00i_fetch.ipynb #00i-fetch-048
 def _drive_advice(url: str, to: Path, said: str) -> str:
     "What a refusal of Drive means, and what to do."
-    quota = re.search(r"quota|too many|many accesses", said, re.I)
-    why = ("too many people fetched it today, and Google lifts the quota after about a day" if quota
-           else "it is not shared with 'anyone with the link', is gone, or Google cannot be reached")
+    quota = "too many people fetched it today, and Google lifts that quota after about a day"
+    why = quota if re.search(r"quota|too many users", said, re.I) else f"it is not shared with 'anyone with the link', or {quota}"
     return (f"{url}: Google Drive does not hand it out: {why}; by hand: open it in a browser where you are logged in, make a copy of "
             f"it, download that, and put it into the folder {to} (Drive said: {said[:160]})")

@@ -1,4 +1,5 @@
 """The public data sets: small made-up copies with every trap in them, and the real ones where they are."""
+import json
 import os
 import shutil
 import warnings
@@ -10,7 +11,17 @@ import pytest
 from PIL import Image
 
 from multimix.data import InputError, find_duplicates
-from multimix.datasets import data_root, kermany_patient, load_jsrt, load_kermany, load_montgomery, load_nih, load_root
+from multimix.datasets import (
+    _play,
+    data_root,
+    kermany_patient,
+    load_jsrt,
+    load_kermany,
+    load_montgomery,
+    load_nih,
+    load_root,
+    read_roles,
+)
 
 HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
 NIH = {"a.png": ("Effusion|Pneumonia", 1), "b.png": ("No Finding", 1), "c.png": ("Pneumonia", 2), "d.png": ("Effusion", 3),
@@ -235,3 +246,81 @@ def test_lungs_are_darker_than_what_is_around_them(real):
         middle[:, 24:40, 30:36] = True  # spine and heart
         darker = [image[lung].mean() < image[between & ~lung].mean() for image, lung, between in zip(s.images, inside, middle)]
         assert np.mean(darker) > 0.97 and 0.1 < inside.mean() < 0.5
+
+
+# other sets in the same roles
+
+
+def opened(root, **roles):
+    "The folder as the open sets would fill it: pneumoniamnist, montgomery and shenzhen."
+    (root / "kermany").rename(root / "pneumoniamnist")
+    for i in range(5):
+        save(root / f"shenzhen/images/CHNCXR_{i:04}_1.png", 8000 + i)
+    for i in range(4):
+        save_mask(root / f"shenzhen/masks/CHNCXR_{i:04}_1.png", slice(8, 56))
+    for name in ("jsrt", "nih"):
+        shutil.rmtree(root / name)
+    if roles:
+        (root / "roles.json").write_text(json.dumps(roles))
+    return root
+
+
+def sizes(data):
+    return {(domain, task): len(s) for domain, sets in data.tests.items() for task, s in sets.items()}
+
+
+def test_sets_step_in_for_those_that_are_missing(root):
+    assert read_roles(opened(root)) == {"in_domain": {"classification": "pneumoniamnist"}, "cross_domain": {"segmentation": "montgomery"}}
+    shutil.rmtree(root / "montgomery")
+    assert read_roles(root)["cross_domain"] == {"segmentation": "shenzhen"}
+    assert sizes(load(root)) == {("in_domain", "classification"): 40, ("cross_domain", "segmentation"): 4}
+
+
+def test_the_paper_sets_come_first(root):
+    shutil.copytree(root / "kermany", root / "pneumoniamnist")
+    assert read_roles(root) == {"in_domain": {"classification": "kermany", "segmentation": "jsrt"},
+                                "cross_domain": {"classification": "nih", "segmentation": "montgomery"}}
+
+
+def test_roles_can_be_said(root):
+    opened(root, in_domain={"classification": "pneumoniamnist", "segmentation": "montgomery"}, cross_domain={"segmentation": "shenzhen"},
+           by="somebody")
+    data = load(root, masks=1, val=0)
+    assert sizes(data) == {("in_domain", "classification"): 40, ("in_domain", "segmentation"): 1, ("cross_domain", "segmentation"): 4}
+    trained = {*data.seg_labeled.names, *data.seg_unlabeled.names}
+    assert len(trained) == 3 and not trained & set(data.tests["in_domain"]["segmentation"].names)
+    runs = [load(root, masks=1, val=0, seed=seed).tests["in_domain"]["segmentation"].names for seed in range(3)]
+    assert runs[0] == runs[1] == runs[2]
+
+
+def test_a_set_with_a_published_test_part_is_tested_on_that_abroad(root):
+    (root / "roles.json").write_text('{"in_domain": {"segmentation": "montgomery"}, "cross_domain": {"classification": "kermany", '
+                                     '"segmentation": "jsrt"}}')
+    assert sizes(load(root, masks=1, val=0)) == {("in_domain", "segmentation"): 1, ("cross_domain", "classification"): 40,
+                                                ("cross_domain", "segmentation"): 10}
+
+
+@pytest.mark.parametrize("text, named", [
+    ("", "not of the form"), ("[]", "not of the form"), ('{"in_domain": "kermany"}', "not of the form"), ("{}", "gives no set a role"),
+    ('{"in_domain": {"classification": "jsrt"}}', "'jsrt' can't play 'classification'"),
+    ('{"in_domain": {"classification": ["kermany"]}}', "can't play 'classification'"),
+    ('{"in_domain": {"detection": "kermany"}}', "can't play 'detection'"),
+    ('{"in_domain": {"segmentation": "shenzhen"}}', "shenzhen is not in this folder"),
+    ('{"in_domain": {"segmentation": "jsrt"}, "cross_domain": {"segmentation": "jsrt"}}', "jsrt has two roles"),
+    ('{"in_domain": {"classification": "kermany"}, "cross_domain": {"classification": "pneumoniamnist"}}', "the same children"),
+])
+def test_roles_that_cannot_be_played(root, text, named):
+    shutil.copytree(root / "kermany", root / "pneumoniamnist")
+    (root / "roles.json").write_text(text)
+    with pytest.raises(InputError, match=f"roles.json: .*{named}") as error:
+        load(root)
+    assert "\n" not in str(error.value)
+
+
+def test_montgomery_gives_a_quarter_of_its_patients(original):
+    montgomery = load_montgomery(original, 32, progress=False)
+    many = type(montgomery)(np.repeat(montgomery.images[:1], 138, 0), [f"MCUCXR_{i:04}_0.png" for i in range(138)],
+                            masks=np.repeat(montgomery.masks[:1], 138, 0),
+                            patients=np.array([f"montgomery-MCUCXR_{i:04}_0" for i in range(138)]))
+    train, test = _play(many, "in_domain")
+    assert len(test) == 34 and len(train) == 104 and not set(train.patients) & set(test.patients)
