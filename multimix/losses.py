@@ -11,6 +11,7 @@ __all__ = ['CONSISTENCIES', 'CLS_LABELED', 'SEG_LABELED', 'SEG_UNLABELED', 'chec
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -142,18 +143,18 @@ CLS_LABELED, SEG_LABELED, SEG_UNLABELED = (ViewKey(stream, "weak") for stream in
 
 # %% ../nbs/04_losses.ipynb #04-losses-052
 class CrossEntropy(Term):
-    "Cross-entropy on labelled images (MultiMix, eq. 1, first summand). Logs `train_accuracy`, in [0, 1]."
+    "Mean cross-entropy over views of labelled images (MultiMix, eq. 1, first summand). Logs `train_accuracy`, in [0, 1]."
 
     name = "ce"
 
-    def __init__(self, view: ViewKey = CLS_LABELED, weight: float = 1.0):
+    def __init__(self, *views: ViewKey, weight: float = 1.0):  # no view: the weak one, as published
         super().__init__(weight)
-        self.reads_logits = (view,)
+        self.reads_logits = views or (CLS_LABELED,)
 
     def forward(self, views: dict[ViewKey, Prediction]) -> tuple[Tensor, dict[str, Tensor]]:
-        p = views[self.reads_logits[0]]
-        accuracy = (p.logits.argmax(1) == p.labels).float().mean()
-        return F.cross_entropy(p.logits.float(), p.labels), {"train_accuracy": accuracy.detach()}
+        read = [views[key] for key in self.reads_logits]
+        logits, labels = torch.cat([p.logits for p in read]).float(), torch.cat([p.labels for p in read])
+        return F.cross_entropy(logits, labels), {"train_accuracy": (logits.argmax(1) == labels).float().mean()}
 
 
 class DiceTerm(Term):

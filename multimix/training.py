@@ -6,8 +6,8 @@
 __all__ = ['replacing', 'save_atomic', 'write_history', 'check_finite', 'parts', 'images_read', 'trainer_state',
            'load_trainer_state', 'check_folder', 'read_checkpoint', 'RunFolder', 'save_last', 'save_best', 'Loop',
            'is_better', 'after_step', 'in_notebook', 'LiveCurves', 'Run', 'open_run', 'train', 'Trainer', 'autocast',
-           'decode_views', 'derived_seed', 'encode_views', 'forward_views', 'keys_read', 'make_schedule', 'make_views',
-           'seeded', 'step_loss', 'total_loss', 'train_step', 'views_read']
+           'decode_views', 'encode_views', 'forward_views', 'keys_read', 'make_schedule', 'make_views', 'seeded',
+           'step_loss', 'total_loss', 'train_step', 'views_read']
 
 # %% ../nbs/06b_training.ipynb #06b-training-006
 import csv
@@ -28,11 +28,11 @@ from tqdm.auto import tqdm
 from .data import InputError, MultiTaskData
 from .methods import Config
 from .model import MultiMix
-from .step import (Trainer, autocast, decode_views, derived_seed, encode_views, forward_views, keys_read, make_schedule, make_views,
+from .step import (Trainer, autocast, decode_views, encode_views, forward_views, keys_read, make_schedule, make_views,
                            seeded, step_loss, total_loss, train_step, views_read)
 
 # %% ../nbs/06b_training.ipynb #06b-training-007
-_all_ = ["Trainer", "autocast", "decode_views", "derived_seed", "encode_views", "forward_views", "keys_read", "make_schedule",
+_all_ = ["Trainer", "autocast", "decode_views", "encode_views", "forward_views", "keys_read", "make_schedule",
          "make_views", "seeded", "step_loss", "total_loss", "train_step", "views_read"]
 
 # %% ../nbs/06b_training.ipynb #06b-training-011

@@ -270,6 +270,14 @@ def test_supervised_terms_are_their_formulas():
     assert torch.equal(DiceTerm()(views)[0], dice_loss(views[SEG_LABELED].masks, views[SEG_LABELED].targets))
 
 
+def test_cross_entropy_of_two_views_is_the_mean_of_both():
+    views, strong = make_views(), ViewKey("cls_labeled", "strong")
+    views[strong] = Prediction(logits=-views[CLS_LABELED].logits.detach(), labels=views[CLS_LABELED].labels)
+    both, apart = CrossEntropy(CLS_LABELED, strong), [CrossEntropy(key)(views)[0] for key in (CLS_LABELED, strong)]
+    assert both.reads_logits == (CLS_LABELED, strong)
+    assert torch.isclose(both(views)[0], sum(apart) / 2) and not torch.isclose(*apart)
+
+
 def test_weights_of_the_paper_are_the_defaults():
     assert (DiceTerm().weight, SegConsistency().weight, CrossEntropy().weight) == (5.0, 0.01, 1.0)
 

@@ -34,11 +34,12 @@ from hypothesis import strategies as st
 from tiny import tiny_config, tiny_data
 
 from multimix.data import InputError
-from multimix.losses import CONSISTENCIES
+from multimix.losses import CONSISTENCIES, ViewKey
 from multimix.methods import (
     CHOICES,
     COUNTS,
     ERRATA,
+    LABELED_VIEWS,
     METHODS,
     PRESETS,
     RANGES,
@@ -50,6 +51,7 @@ from multimix.methods import (
     make_view,
 )
 from multimix.pseudo_labels import POLICIES
+from multimix.step import keys_read
 
 DEFAULTS = {f.name: f.default for f in fields(Config)}
 each_method = pytest.mark.parametrize("method", METHODS)
@@ -98,6 +100,19 @@ def test_terms_take_their_weights_and_views_from_the_config():
     assert {key.view for name in ("dice", "consistency") for key in terms[name].reads_masks} == {"clean"}
 
 
+@pytest.mark.parametrize("kind", LABELED_VIEWS)
+def test_labelled_images_are_seen_in_the_views_asked_for_and_in_no_other(kind):
+    wanted = [ViewKey("cls_labeled", view) for view in LABELED_VIEWS[kind]]
+    for method in ("enc", "multimix"):
+        read = keys_read(make_terms(make_config(method=method, labeled_view=kind)))
+        assert {key for key in read if key.stream == "cls_labeled"} == set(wanted)
+
+
+def test_the_momentum_reaches_the_policy():
+    for policy in ("freematch", "softmatch", "adamatch"):
+        assert make_terms(make_config(policy=policy, momentum=0.9), 2, 8)[1].policy.momentum == 0.9
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_memory_of_a_policy_is_in_the_state_of_the_terms(policy):
     terms = make_terms(make_config(policy=policy), num_classes=3, num_unlabeled=5)
@@ -126,7 +141,8 @@ def test_published_values():
     "MultiMix, sections 3.1 and 2, and the released code: these numbers are facts, whatever our own defaults become."
     facts = dict(lr=1e-4, decoder_lr=1.0, batch=10, unlabeled=10, threshold=0.7, pseudo_weight=0.25, dice_weight=5.0, policy="fixed",
                  consistency_weight=0.01, ema=0.0, teacher="student", weight_decay=0.0, width=16, dropout=0.25, saliency_scale="none",
-                 strong_ops=2, strong_magnitude=10, weak_pad=32 / 256, strong_p=0.5, cutout=0.0, schedule="step", seg_view="clean")
+                 strong_ops=2, strong_magnitude=10, weak_pad=32 / 256, strong_p=0.5, cutout=0.0, schedule="step", seg_view="clean",
+                 labeled_view="weak")
     for preset in ("released", "paper"):
         assert {name: getattr(make_config(preset), name) for name in facts} == facts
 

@@ -10,7 +10,7 @@ from reference import Published, reference_loss, reference_step
 from torch import nn
 
 from multimix.data import InputError
-from multimix.model import Block, MultiMix, Outputs, encode_with_saliency, input_gradient, instance_norm, make_bridge
+from multimix.model import Block, MultiMix, Outputs, dropout_bytes, encode_with_saliency, input_gradient, instance_norm, make_bridge
 
 
 def images(n=2, height=64, width=None, channels=1, seed=0, dtype=torch.float32):
@@ -483,3 +483,24 @@ def test_the_same_on_a_gpu(model):
     here = model(x)
     there = model.cuda()(x.cuda())
     assert all(torch.allclose(a, b.cpu(), atol=1e-9) for a, b in zip(here, there))
+
+
+@pytest.mark.parametrize("p", [0.25, 0.1, 0.5, 0.999])
+def test_dropout_keeps_the_share_and_the_mean_and_scales_what_stays(p):
+    level = min(round(256 * p), 255)
+    torch.manual_seed(0)
+    x = torch.ones(300_001, requires_grad=True)  # no multiple of eight
+    y = dropout_bytes(x, p)
+    share = 1 - level / 256
+    assert torch.allclose(y[y > 0], torch.tensor(1 / share))
+    assert abs((y > 0).float().mean() - share) < 5 * (share * (1 - share) / len(x)) ** 0.5
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+
+
+def test_dropout_is_drawn_from_torchs_generator():
+    x = torch.ones(1000)
+    torch.manual_seed(1)
+    first = dropout_bytes(x, 0.25)
+    torch.manual_seed(1)
+    assert torch.equal(first, dropout_bytes(x, 0.25)) and not torch.equal(first, dropout_bytes(x, 0.25))
