@@ -56,14 +56,7 @@ from multimix.step import keys_read
 DEFAULTS = {f.name: f.default for f in fields(Config)}
 each_method = pytest.mark.parametrize("method", METHODS)
 each_preset = pytest.mark.parametrize("preset", PRESETS)
-
-
-@pytest.fixture(autouse=True)
-def seeded_weights():
-    "The weights of a fresh model come from torch's global generator: the same in every run of a test."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded_weights")
 
 
 # the table

@@ -31,14 +31,7 @@ CPU = torch.device("cpu")
 each_method = pytest.mark.parametrize("method", METHODS)
 WEAK, STRONG = ViewKey("cls_unlabeled", "weak"), ViewKey("cls_unlabeled", "strong")
 CLS, SEG, SEG_U = ViewKey("cls_labeled", "weak"), ViewKey("seg_labeled", "weak"), ViewKey("seg_unlabeled", "weak")
-
-
-@pytest.fixture(autouse=True)
-def seeded_weights():
-    "The weights of a fresh model come from torch's global generator: the same in every run of a test."
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
+pytestmark = pytest.mark.usefixtures("seeded_weights")
 
 
 def draw(config, step=0, seed=0):
