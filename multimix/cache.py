@@ -146,7 +146,7 @@ def _note_bad(target: Path, bad: list[int]) -> None:
     beside.write_text(json.dumps(bad))
     os.replace(beside, _bad_file(target))
 
-
+# %% ../nbs/00d_cache.ipynb #00d-cache-029
 def _build(target: Path, rows: list, read, shape: tuple[int, ...], workers: int, progress: bool) -> None:
     "Fill the part of `target`, from where it was left, and rename it."
     from tqdm.auto import tqdm
@@ -162,7 +162,7 @@ def _build(target: Path, rows: list, read, shape: tuple[int, ...], workers: int,
             raise
     log.unlink(missing_ok=True)
 
-# %% ../nbs/00d_cache.ipynb #00d-cache-030
+# %% ../nbs/00d_cache.ipynb #00d-cache-031
 def _still_bad(target: Path, rows: list, read) -> dict[int, str]:
     "`{place: message}` of what cannot be read to this day; what can by now is put in its place."
     try:
@@ -181,7 +181,7 @@ def _still_bad(target: Path, rows: list, read) -> dict[int, str]:
         _note_bad(target, list(bad))
     return bad
 
-# %% ../nbs/00d_cache.ipynb #00d-cache-031
+# %% ../nbs/00d_cache.ipynb #00d-cache-032
 def cache_rows(rows, read, shape: tuple[int, ...], name: str, cache_dir: str | Path | None = None, workers: int | None = None,
                progress: bool = True) -> tuple[np.ndarray, dict[int, str]]:
     """Memory-mapped uint8 `(N, *shape)` whose row `i` is `read(rows[i])`, and what cannot be read, `{place: message}`, whose row is 0.
@@ -204,7 +204,7 @@ def cache_rows(rows, read, shape: tuple[int, ...], name: str, cache_dir: str | P
     except OSError as e:
         raise InputError(f"{folder}: the image cache cannot be written ({e.strerror}); set MULTIMIX_CACHE to another folder") from e
 
-# %% ../nbs/00d_cache.ipynb #00d-cache-038
+# %% ../nbs/00d_cache.ipynb #00d-cache-039
 def rows_kept(names: list[str], bad: dict[int, str], on_error: str) -> np.ndarray:
     "Places of the rows that could be read, int64; raises `InputError` for the others, or warns of them."
     if on_error not in ("raise", "skip"):
@@ -218,7 +218,7 @@ def rows_kept(names: list[str], bad: dict[int, str], on_error: str) -> np.ndarra
     warnings.warn(f"{text}; left out ({first})", stacklevel=4)
     return np.setdiff1d(np.arange(len(names)), list(bad))
 
-# %% ../nbs/00d_cache.ipynb #00d-cache-039
+# %% ../nbs/00d_cache.ipynb #00d-cache-040
 def cache_readable(paths, size: int, on_error: str = "raise", kind: str = "image", **cache) -> tuple[np.ndarray, np.ndarray]:
     """As `cache_images`, and the places of the rows that could be read, int64: all of them, or with `on_error='skip'` fewer and a warning.
 

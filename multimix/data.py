@@ -19,12 +19,13 @@ from .sets import ImageSet, Rows, chain, pick, read_folders, read_masked
 from .splits import find_duplicates, find_shared, label_budget, merge_duplicates, patient_split, sub_seed
 
 # %% auto #0
-__all__ = ['TRAIN', 'ROLES', 'Batch', 'Stream', 'MultiTaskData', 'join', 'ImageSet', 'InputError', 'cache_images', 'check_size',
-           'find_duplicates', 'label_budget', 'merge_duplicates', 'patient_split', 'read_image', 'sub_seed']
+__all__ = ['TRAIN', 'ROLES', 'Batch', 'Stream', 'MultiTaskData', 'join', 'ImageSet', 'InputError', 'Rows', 'cache_images',
+           'check_size', 'find_duplicates', 'label_budget', 'merge_duplicates', 'patient_split', 'read_image',
+           'sub_seed']
 
 # %% ../nbs/00_data.ipynb #00-data-005
-_all_ = ["ImageSet", "InputError", "cache_images", "check_size", "find_duplicates", "label_budget", "merge_duplicates", "patient_split",
-         "read_image", "sub_seed"]  # what the modules above get from here
+_all_ = ["ImageSet", "InputError", "Rows", "cache_images", "check_size", "find_duplicates", "label_budget", "merge_duplicates",
+         "patient_split", "read_image", "sub_seed"]  # what the modules above get from here
 
 # %% ../nbs/00_data.ipynb #00-data-010
 @dataclass
@@ -186,9 +187,8 @@ def _from_sets(cls, classification: ImageSet | None = None, segmentation: ImageS
                extra: dict[str, ImageSet] | None = None, allow_shared: bool = False) -> MultiTaskData:
     """Hold out `val` of the patients, draw `labels` and `masks` (None = all) from the rest; what is left trains without its truth.
 
-    `val` may be a dict with a fraction or an `ImageSet` for 'classification' and 'segmentation', and `extra` may add images without truth
-    under these names. Raises `InputError` for budgets that can't be met, and for a test or validation set that shares a patient or an
-    image with the training, or warns of it with `allow_shared`.
+    `val` may be a dict with a fraction or an `ImageSet` for 'classification' and 'segmentation'; `extra` adds images without truth under
+    these names. Raises `InputError` for budgets that can't be met, and for parts that share a patient or an image unless `allow_shared`.
     """
     extra, tests = extra or {}, tests or {}
     val = val if isinstance(val, dict) else {"classification": val, "segmentation": val}
@@ -203,14 +203,13 @@ def _from_sets(cls, classification: ImageSet | None = None, segmentation: ImageS
     _check_tests(data), _check_shared(data, allow_shared)
     return data
 
-
 MultiTaskData.from_sets = classmethod(_from_sets)
 
 # %% ../nbs/00_data.ipynb #00-data-032
 ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "in_domain",
          "testing": "in_domain", "in_domain": "in_domain", "external": "cross_domain", "cross_domain": "cross_domain"}
 
-
+# %% ../nbs/00_data.ipynb #00-data-033
 def _roles(task: str, sets) -> dict[str, ImageSet]:
     "Sets by 'train', 'val', 'in_domain' and 'cross_domain', from sets by any name in `ROLES`; one set alone is for training."
     sets = {} if sets is None else sets if isinstance(sets, dict) else {"train": sets}
@@ -221,7 +220,7 @@ def _roles(task: str, sets) -> dict[str, ImageSet]:
             raise InputError(f"{task}: the split {name!r} {wrong}; use one each of train, val, test and cross_domain")
     return dict(zip(roles, sets.values()))
 
-
+# %% ../nbs/00_data.ipynb #00-data-034
 def _from_splits(cls, classification=None, segmentation=None, labels: int | None = 100, masks: int | None = 10, val: float = 0.1,
                  seed: int = 0, balance: str = "equal", extra: dict | None = None, allow_shared: bool = False) -> MultiTaskData:
     """From sets that are split already: for each task a dict of `ImageSet` by split (`ROLES`), or one set that is all for training.
@@ -238,7 +237,7 @@ def _from_splits(cls, classification=None, segmentation=None, labels: int | None
 
 MultiTaskData.from_splits = classmethod(_from_splits)
 
-# %% ../nbs/00_data.ipynb #00-data-035
+# %% ../nbs/00_data.ipynb #00-data-037
 def _one_person_one_key(sets: list[ImageSet | None], patient) -> list[ImageSet | None]:
     "Patient keys from file names through `patient`; identical images, also of different folders, belong to one person."
     there = [s for s in sets if s is not None]
@@ -254,7 +253,7 @@ def _hold_out(sets: dict[str, ImageSet | None], test: float) -> tuple[np.ndarray
     tests = {task: s.subset(np.isin(s.patients, held)) for task, s in there.items()}
     return held, {task: s for task, s in tests.items() if len(s)}
 
-# %% ../nbs/00_data.ipynb #00-data-036
+# %% ../nbs/00_data.ipynb #00-data-038
 def _from_folders(cls, images: dict | None = None, masks: tuple | None = None, unlabeled=None, size: int = 64, test: float = 0.2,
                   labels: int | None = None, mask_budget: int | None = None, val: float = 0.1, seed: int = 0, patient=None,
                   **cache) -> MultiTaskData:

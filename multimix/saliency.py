@@ -20,10 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .augmentation import clean_view
-from .data import InputError
+from .data import InputError, Rows
 from .model import Encoder
 from .phantom import make_phantom
-from .sets import Rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -56,7 +56,7 @@ def _check_set(s: ImageSet) -> None:
     if s.masks is not None and (s.masks.ndim != 4 or s.masks.dtype != np.uint8 or s.masks.shape[2:] != s.images.shape[1:]):
         raise InputError(f"masks: need uint8 (N, M, H, W) on images {s.images.shape}, got {s.masks.dtype} {s.masks.shape}")
 
-
+# %% ../nbs/00e_sets.ipynb #00e-sets-008
 def _describe(s: ImageSet) -> str:
     parts = [f"{len(s)} images {s.images.shape[1]}x{s.images.shape[2]}"] + [f"{n} {name}" for name, n in s.counts().items()]
     parts += [] if s.masks is None else [f"masks of {s.masks.shape[1]} channel{'s' * (s.masks.shape[1] > 1)}"]
@@ -64,7 +64,7 @@ def _describe(s: ImageSet) -> str:
     parts += [] if s.patients is None else [f"{len(set(s.patients))} patients"]
     return f"ImageSet({', '.join(parts)})"
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-013
+# %% ../nbs/00e_sets.ipynb #00e-sets-014
 class Rows(np.lib.mixins.NDArrayOperatorsMixin):
     """Some rows of arrays on disk, in an order of their own. `rows[key]` reads just these and gives a plain array, as numpy would.
 
@@ -87,7 +87,7 @@ class Rows(np.lib.mixins.NDArrayOperatorsMixin):
             raise AttributeError(name)
         return getattr(np.asarray(self), name)
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-014
+# %% ../nbs/00e_sets.ipynb #00e-sets-015
 def _read_rows(rows: Rows, places: np.ndarray, rest: tuple = ()) -> np.ndarray:
     "A plain array of the rows at `places` of the parts put end to end; of each row `rest`, whole numbers and slices."
     ends = np.cumsum([len(part) for part in rows.parts])
@@ -97,7 +97,7 @@ def _read_rows(rows: Rows, places: np.ndarray, rest: tuple = ()) -> np.ndarray:
         out[which == k] = rows.parts[k][(places[which == k] - (ends[k] - len(rows.parts[k])), *rest)]
     return out
 
-
+# %% ../nbs/00e_sets.ipynb #00e-sets-016
 def _rows_at(rows: Rows, key) -> np.ndarray:
     "`rows[key]` as numpy has it: only the rows that the first part of `key` names are read."
     first, *rest = (key or (...,)) if isinstance(key, tuple) else (key,)
@@ -113,7 +113,7 @@ def _rows_at(rows: Rows, key) -> np.ndarray:
         return found[0][tuple(rest)]
     return found[(slice(None) if isinstance(first, slice) else np.arange(len(found)), *rest)]
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-017
+# %% ../nbs/00e_sets.ipynb #00e-sets-019
 def pick(array, index):
     "`array[index]` along the first axis, int64 `(n,)`: a copy of what is in memory, `Rows` of what lies on disk."
     if isinstance(array, Rows):
@@ -129,7 +129,7 @@ def chain(arrays: list):
     starts = np.cumsum([0] + [sum(map(len, r.parts)) for r in rows])
     return Rows([part for r in rows for part in r.parts], np.concatenate([r.index + start for r, start in zip(rows, starts)]))
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-018
+# %% ../nbs/00e_sets.ipynb #00e-sets-020
 def _subset(s: ImageSet, indices) -> ImageSet:
     i = np.asarray(indices)
     i = np.flatnonzero(i) if i.dtype == bool else i.astype(np.int64)
@@ -137,7 +137,7 @@ def _subset(s: ImageSet, indices) -> ImageSet:
     masks, boxes = None if s.masks is None else pick(s.masks, i), None if s.boxes is None else [s.boxes[k] for k in i]
     return ImageSet(pick(s.images, i), [s.names[k] for k in i], labels, masks, patients, boxes, s.classes)
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-021
+# %% ../nbs/00e_sets.ipynb #00e-sets-023
 def _only(s: ImageSet, kept: np.ndarray) -> ImageSet:
     return s if len(kept) == len(s) else s.subset(kept)
 
@@ -155,7 +155,7 @@ def read_folders(folders: dict[str, str | Path], size: int, **cache) -> ImageSet
     images, kept = cache_readable(paths, check_size(size), **cache)
     return _only(ImageSet(images, names, labels, classes=tuple(folders)), kept)
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-029
+# %% ../nbs/00e_sets.ipynb #00e-sets-031
 def _label_map(path: str | Path, colours: bool) -> np.ndarray:
     "Numbers as they stand in the file (palette: rows of the table), or colours as one number each, `(H, W)` int64."
     try:
@@ -169,7 +169,7 @@ def _label_map(path: str | Path, colours: bool) -> np.ndarray:
         raise InputError(f"{path}: has colours, not numbers; give values such as '#ff0000'")
     return pixels
 
-
+# %% ../nbs/00e_sets.ipynb #00e-sets-032
 def _map_values(values) -> tuple[list[list[int]], bool]:
     "The numbers of each channel, and whether they are colours."
     channels = [value if isinstance(value, (tuple, list)) else (value,) for value in values]
@@ -179,7 +179,7 @@ def _map_values(values) -> tuple[list[list[int]], bool]:
     except (ValueError, AttributeError, TypeError):
         raise InputError(f"values={values!r}: must be numbers such as 1, or colours such as '#ff0000', one or a tuple a channel") from None
 
-
+# %% ../nbs/00e_sets.ipynb #00e-sets-033
 def _map_layers(path: str | Path, values) -> list[np.ndarray]:
     "One bool `(H, W)` a channel: where the map holds one of the channel's values."
     wanted, colours = _map_values(values)
@@ -190,7 +190,7 @@ def _map_layers(path: str | Path, values) -> list[np.ndarray]:
         raise InputError(f"{path}: holds {some}{', ...' * (len(there) > 8)}, none of the values {list(values)}; say which it has")
     return [np.isin(pixels, channel) for channel in wanted]
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-030
+# %% ../nbs/00e_sets.ipynb #00e-sets-034
 def read_mask(paths, size: int, values=None, merge: bool = False) -> np.ndarray:
     """The mask of one image, uint8 {0, 1} `(M, size, size)`, from one file a channel, or from a map of labels (one file and `values`).
 
@@ -205,7 +205,7 @@ def read_mask(paths, size: int, values=None, merge: bool = False) -> np.ndarray:
         layers = [(resize_image(layer.astype(np.float32), size) >= 0.5).astype(np.uint8) for layer in layers]
     return np.max(layers, axis=0)[None] if merge else np.stack(layers)
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-033
+# %% ../nbs/00e_sets.ipynb #00e-sets-037
 def _by_stem(paths: list[Path], suffixes=("_mask", "-mask")) -> dict[str, Path]:
     "Files by the name that an image shares with its mask: without the ending, and without one of `suffixes`."
     found: dict[str, Path] = {}
@@ -218,7 +218,7 @@ def _by_stem(paths: list[Path], suffixes=("_mask", "-mask")) -> dict[str, Path]:
         found[stem] = path
     return found
 
-
+# %% ../nbs/00e_sets.ipynb #00e-sets-038
 def _by_suffix(image_dir, folder, suffixes) -> tuple[dict[str, Path], list[dict[str, Path]]]:
     "Images and masks by stem, one dict a suffix; both may lie in one folder."
     files, same = list_images(folder), os.path.abspath(folder) == os.path.abspath(image_dir)
@@ -232,7 +232,7 @@ def _by_suffix(image_dir, folder, suffixes) -> tuple[dict[str, Path], list[dict[
     layers = [_by_stem(group, [suffix]) for suffix, group in zip(suffixes, groups)]
     return _by_stem(rest if same else list_images(image_dir)), layers
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-035
+# %% ../nbs/00e_sets.ipynb #00e-sets-040
 def _pairs(images: dict[str, Path], layers: list[dict[str, Path]]) -> tuple[list[tuple[Path, ...]], list[Path]]:
     "Rows of an image and its mask files, and images that have none."
     for stem, mask in ((stem, mask) for masks in layers for stem, mask in masks.items()):
@@ -245,7 +245,7 @@ def _pairs(images: dict[str, Path], layers: list[dict[str, Path]]) -> tuple[list
     whole = [(path, *(masks[stem] for masks in layers)) for stem, path in images.items() if stem not in set(bare)]
     return whole, [images[stem] for stem in bare]
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-036
+# %% ../nbs/00e_sets.ipynb #00e-sets-041
 def _sides(path: str | Path) -> str:
     "Width x height, from the file's header alone."
     try:
@@ -254,7 +254,7 @@ def _sides(path: str | Path) -> str:
     except Exception:
         raise InputError(f"{path}: not an image that can be read; replace or remove it") from None
 
-
+# %% ../nbs/00e_sets.ipynb #00e-sets-042
 def _read_pair(row: tuple, size: int, values, merge: bool) -> np.ndarray:
     image, *masks = row
     for mask in masks:
@@ -262,7 +262,7 @@ def _read_pair(row: tuple, size: int, values, merge: bool) -> np.ndarray:
             raise InputError(f"{mask}: the mask is {b}, its image {image} is {a}; make them equal")
     return read_mask(masks, size, values, merge)
 
-
+# %% ../nbs/00e_sets.ipynb #00e-sets-043
 def cache_masks(rows, size: int, values=None, merge: bool = False, on_error: str = "raise", **cache) -> tuple[np.ndarray, np.ndarray]:
     """Masks of many images, memory-mapped uint8 {0, 1} `(N, M, size, size)`, and the places of those that could be read.
 
@@ -275,7 +275,7 @@ def cache_masks(rows, size: int, values=None, merge: bool = False, on_error: str
     array, bad = cache_rows(rows, lambda row: _read_pair(row, size, values, merge), (channels, size, size), name, **cache)
     return array, rows_kept([row[1] for row in rows], bad, on_error)
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-037
+# %% ../nbs/00e_sets.ipynb #00e-sets-044
 def read_masked(image_dir: str | Path, mask_dirs, size: int, merge: bool = True, suffixes=(), values=None, on_error: str = "raise",
                 **cache) -> tuple[ImageSet, ImageSet | None]:
     """Images with their masks, and those that have none (None if all do); files belong together by name.

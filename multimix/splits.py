@@ -129,7 +129,7 @@ def _shared_patients(where: str, s, other: str, t) -> list[str]:
     text = f"{where}: {both.sum()} of its {len(s)} images are of patients in {other}"
     return [f"{text}, for example {s.names[i]} and {name} of patient {key}"]
 
-
+# %% ../nbs/00n_splits.ipynb #00n-splits-037
 def _shared_images(sets: dict, tests: dict) -> list[str]:
     "A sentence for each pair of a test set and a training set that have identical images; all sets have images of one shape."
     named = [(where, s, place, where in tests) for where, s in {**sets, **tests}.items() for place in range(len(s))]
@@ -142,7 +142,7 @@ def _shared_images(sets: dict, tests: dict) -> list[str]:
     return [f"{where}: {len({name for _, name, _ in found})} of its {found[0][0]} images are in {other} too, for example {found[0][1]} "
             f"is identical to {found[0][2]}" for (where, other), found in pairs.items()]
 
-# %% ../nbs/00n_splits.ipynb #00n-splits-037
+# %% ../nbs/00n_splits.ipynb #00n-splits-038
 def find_shared(sets: dict, tests: dict) -> list[str]:
     """What the sets of `tests` share with those of `sets`, both `{name: ImageSet}`: a sentence for each pair that has a patient or an
     identical image in common, with the names of two images. Only images of one size can be compared."""
