@@ -16,7 +16,8 @@ import numpy as np
 from .data import ImageSet, InputError, MultiTaskData, cache_images, check_size, find_duplicates, merge_duplicates
 from .downloads import download
 from .images import list_images
-from .sets import read_masked
+from .sets import chain, read_masked
+from .tables import read_table
 
 _all_ = ["download"]  # fetches any of these sets by name
 
@@ -65,7 +66,7 @@ def _load_chest_xray(root: str | Path, name: str, size: int, cache: dict) -> tup
     folder = _inside(root, f"{name}/chest_xray", "chest_xray", needs=("train", "test"))
     train, test = (_kermany_part(folder, split, check_size(size), cache) for split in ("train", "test"))
     names = train.names + test.names
-    for group in find_duplicates(np.concatenate([train.images, test.images])):
+    for group in find_duplicates(chain([train.images, test.images])):
         if group[0] < len(train) <= group[-1]:
             warnings.warn(f"{folder}: the same image in train and test: {', '.join(names[i] for i in group)}", stacklevel=3)
     return train, test
@@ -136,15 +137,14 @@ def load_nih(root: str | Path, size: int = 64, **cache) -> ImageSet:
     Expects `images/`, `Data_Entry_2017*.csv` and, for the places of pneumonia, `BBox_List_2017.csv`. Patients are the table's.
     """
     folder = _inside(root, "nih", needs=("images",))
-    paths = {p.name: p for p in list_images(folder / "images")}
-    rows = {row[0]: (row[1].split("|"), row[3]) for row in _table(folder, "Data_Entry_2017*.csv") if row[0] in paths}
-    if not rows:
-        raise InputError(f"{folder}: no Data_Entry_2017*.csv with a row for an image in images/")
-    labels = {name: int("Pneumonia" in found) for name, (found, _) in rows.items() if {"Pneumonia", "No Finding"} & set(found)}
-    names, boxes = sorted(labels), _nih_boxes(folder, check_size(size) / 1024)
-    return ImageSet(cache_images([paths[n] for n in names], size, **cache), names, np.array([labels[n] for n in names]),
-                    patients=np.array([f"nih-{rows[n][1]}" for n in names]), classes=("normal", "pneumonia"),
-                    boxes=[np.array(boxes.get(n, []), dtype=np.float32).reshape(-1, 4) for n in names])
+    tables = sorted(folder.glob("Data_Entry_2017*.csv"))
+    if not tables:
+        raise InputError(f"{folder}: no Data_Entry_2017*.csv, which has the labels; fetch it from the page of the data set")
+    there = read_table(tables[0], folder / "images", size, path="Image Index", patient="Patient ID", labels="Finding Labels",
+                       classes={"normal": "No Finding", "pneumonia": "Pneumonia"}, missing="skip", others="drop", **cache)
+    there, boxes = there.subset(np.argsort(there.names)), _nih_boxes(folder, check_size(size) / 1024)
+    return replace(there, patients=np.array([f"nih-{patient}" for patient in there.patients]),
+                   boxes=[np.array(boxes.get(name, []), dtype=np.float32).reshape(-1, 4) for name in there.names])
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-pm
 def load_pneumoniamnist(root: str | Path, size: int = 64, **cache) -> tuple[ImageSet, ImageSet]:
@@ -218,11 +218,12 @@ def _play(loaded: ImageSet | tuple[ImageSet, ImageSet], domain: str) -> tuple[Im
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-046
 def load_root(root: str | Path, size: int = 64, labels: int | None = 100, masks: int | None = 10, seed: int = 0, val: float = 0.1,
-              balance: str = "equal", **cache) -> MultiTaskData:
+              balance: str = "equal", allow_shared: bool = False, **cache) -> MultiTaskData:
     """The data sets that `root` holds, each in the role that `read_roles` gives it: those of the paper, or of `roles.json`.
 
     Every folder of `LAYOUT` may be missing, but not all. `labels` and `masks` are the budgets (None = all), `seed` draws them and the
-    validation part; the test sets never change. Raises `InputError` for what is missing, damaged, or more than there is.
+    validation part; the test sets never change. Raises `InputError` for what is missing, damaged, or more than there is, and for a
+    split that shares a patient or an image unless `allow_shared`. Kermany, JSRT, Montgomery and ChestX-ray14 share none.
     """
     root, size = Path(root), check_size(size)
     train, tests = {}, {}
@@ -231,4 +232,5 @@ def load_root(root: str | Path, size: int = 64, labels: int | None = 100, masks:
             part, test = _play(LOADERS[task][name](root / name, size, **cache), domain)
             train |= {task: part} if domain == "in_domain" else {}
             tests.setdefault(domain, {})[task] = test
-    return MultiTaskData.from_sets(train.get("classification"), train.get("segmentation"), tests, labels, masks, val, seed, balance)
+    return MultiTaskData.from_sets(train.get("classification"), train.get("segmentation"), tests, labels, masks, val, seed, balance,
+                                   allow_shared=allow_shared)

@@ -158,6 +158,18 @@ def test_faults_are_named(root, fault, named):
     assert not any(f.name.startswith(".") for f in (root.parent / "cache").glob("*"))
 
 
+@pytest.mark.filterwarnings("ignore:.*the same image in train and test")
+def test_a_split_that_shares_an_image_is_refused_unless_allowed(root):
+    shutil.copy(root / "kermany/chest_xray/train/NORMAL/IM-0003-0001.png", root / "kermany/chest_xray/test/NORMAL/IM-9999-0001.png")
+    match = r"\['in_domain'\]\['classification'\]: 1 of its 41 images are in .*IM-9999-0001.png is identical to .*IM-0003-0001.png"
+    for _ in range(2):  # whatever the cache holds
+        with pytest.raises(InputError, match=match + ".*allow_shared=True, --allow-shared") as error:
+            load(root)
+    assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match=match):
+        assert len(load(root, allow_shared=True).tests["in_domain"]["classification"]) == 41
+
+
 @pytest.mark.parametrize("options, named", [({"size": 100}, "size=100"), ({"labels": 1000}, "1000 labels"), ({"masks": 100}, "100 masks"),
                                             ({"val": 2}, "fraction=2"), ({"balance": "none"}, "balance='none'")])
 def test_faulty_arguments_are_named(root, options, named):
