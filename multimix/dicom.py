@@ -85,7 +85,7 @@ def _whole(ds, name: str, default: int | None = None) -> int:
         raise Unreadable(f"is a DICOM file without a usable {name}; export it again, or remove it")
     return int(value)
 
-
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-022
 def _check(ds) -> tuple[int, int]:
     "The size `(H, W)` of the one grey image of a file; raises `Unreadable` where it holds something else."
     if "PixelData" not in ds:
@@ -103,7 +103,7 @@ def _check(ds) -> tuple[int, int]:
     check_pixels(*size)
     return size
 
-# %% ../nbs/00f_dicom.ipynb #00f-dicom-023
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-024
 _BASELINE = "1.2.840.10008.1.2.4.50"
 _RLE = "1.2.840.10008.1.2.5"
 
@@ -122,7 +122,7 @@ def _decoder(syntax):
         raise Unreadable(f"is compressed as {syntax.name}; to read that: pip install pylibjpeg {packages}")
     return decoder, plugin
 
-# %% ../nbs/00f_dicom.ipynb #00f-dicom-024
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-025
 def _check_stream(ds, syntax, size: tuple[int, int]) -> None:
     "Compare a compressed stream's own size with the file's, and look for its end."
     from pydicom.encaps import generate_frames
@@ -139,7 +139,7 @@ def _check_stream(ds, syntax, size: tuple[int, int]) -> None:
     if syntax == _BASELINE:
         check_jpeg(stream)
 
-# %% ../nbs/00f_dicom.ipynb #00f-dicom-026
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-027
 def _stored(ds, size: tuple[int, int]) -> np.ndarray:
     "Stored values, whole numbers (H, W)."
     syntax, allocated = ds.file_meta.TransferSyntaxUID, _whole(ds, "BitsAllocated")
@@ -155,7 +155,7 @@ def _stored(ds, size: tuple[int, int]) -> np.ndarray:
         bits, high = _whole(ds, "BitsStored"), _whole(ds, "HighBit", _whole(ds, "BitsStored") - 1)
         return (values << (allocated - 1 - high)) >> (allocated - bits)  # other bits may hold anything; keeps the sign
 
-# %% ../nbs/00f_dicom.ipynb #00f-dicom-028
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-029
 def _look_up(values: np.ndarray, item, signed: bool, little: bool) -> tuple[np.ndarray, float, float]:
     "Values by the table of a LUT sequence, and the least and the largest of the table."
     length, first = int(item.LUTDescriptor[0]) or 65536, int(item.LUTDescriptor[1])
@@ -167,7 +167,7 @@ def _look_up(values: np.ndarray, item, signed: bool, little: bool) -> tuple[np.n
     places = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
     return table[places], table.min(), table.max()
 
-# %% ../nbs/00f_dicom.ipynb #00f-dicom-029
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-030
 def _number(ds, name: str, default: float) -> float:
     "The first number of an element; a file may offer several windows."
     value = ds.get(name)
@@ -185,7 +185,7 @@ def _physical(levels: np.ndarray, ds) -> np.ndarray:
         raise Unreadable("is a DICOM file without a usable RescaleSlope; export it again, or remove it")
     return levels * slope + intercept
 
-# %% ../nbs/00f_dicom.ipynb #00f-dicom-031
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-032
 def _percentiles(values: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     "The 0.5th and 99.5th percentile of values that occur that often; the extremes where these are one."
     order = np.argsort(values)
@@ -209,7 +209,7 @@ def _shown(values: np.ndarray, counts: np.ndarray, ds) -> np.ndarray:
     low, high = _percentiles(values[counts > 0], counts[counts > 0])
     return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
 
-# %% ../nbs/00f_dicom.ipynb #00f-dicom-032
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-033
 def _is_padding(levels: np.ndarray, ds) -> np.ndarray:
     "Which stored values mean that nothing was measured, bool."
     padding = ds.get("PixelPaddingValue")
@@ -231,7 +231,7 @@ def _image(stored: np.ndarray, ds) -> np.ndarray:
     grey = 1 - grey if ds.PhotometricInterpretation == "MONOCHROME1" else grey
     return np.where(padding, 0, grey).astype(np.float32)[places]
 
-# %% ../nbs/00f_dicom.ipynb #00f-dicom-034
+# %% ../nbs/00f_dicom.ipynb #00f-dicom-035
 def is_dicom(data: bytes) -> bool:
     "Whether the bytes of a file (132 are enough) are those of a DICOM file."
     return data[128:132] == b"DICM"

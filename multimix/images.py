@@ -8,59 +8,92 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from .dicom import is_dicom, open_dicom
+from .formats import Unreadable, open_image
 
 # %% auto #0
-__all__ = ['READER_VERSION', 'SUFFIXES', 'InputError', 'read_image', 'resize_image', 'check_size', 'thumbnail', 'list_images']
+__all__ = ['READER_VERSION', 'MAX_BYTES', 'SUFFIXES', 'InputError', 'read_image', 'image_size', 'fit', 'resize_image',
+           'check_size', 'thumbnail', 'list_images']
 
 # %% ../nbs/00a_images.ipynb #00a-images-013
-READER_VERSION = 1  # part of every cache key: raise it whenever the same file would give other pixels
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"}
+READER_VERSION = 2  # part of every cache key: raise it whenever the same file would give other pixels
+MAX_BYTES = 1 << 29  # no X-ray needs half a gigabyte
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".img", ".dcm", ".dicom", ".ima"}
 
 
 class InputError(ValueError):
     """Bad input from outside: one line that names the file or argument, says what is wrong and what to do."""
 
 # %% ../nbs/00a_images.ipynb #00a-images-014
-def _unit(im: Image.Image) -> np.ndarray:
-    "Grey float32 (H, W) in [0, 1] of an open image, whatever its mode."
-    if im.mode.startswith("I"):  # 16 bits
-        image = np.asarray(im).astype(np.float32) / 65535
-    elif im.mode == "F":
-        image = np.asarray(im, dtype=np.float32)
-    else:  # a palette is looked up, then colours become luminance, and alpha is dropped
-        image = np.asarray((im.convert("RGBA") if im.mode == "P" else im).convert("L"), dtype=np.float32) / 255
-    if not (image.min() >= 0 and image.max() <= 1):  # also catches NaN
-        raise ValueError(f"pixels of mode {im.mode} lie outside the known range; save it with 8 or 16 bits")
-    return image
-
-# %% ../nbs/00a_images.ipynb #00a-images-015
-def read_image(path: str | Path) -> np.ndarray:
-    """Read one grey image, float32 `(H, W)` in [0, 1]: PNG (8 or 16 bits, palette, alpha), JPEG, TIFF or BMP.
-
-    8 bits are divided by 255 and 16 bits by 65535. Raises `InputError` naming a file that is missing or damaged.
-    """
+def _open(path: str | Path):
+    "Size `(H, W)` and decoder of a file of any kind; raises `InputError`."
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        with Image.open(path) as im:
-            return _unit(im)
-    except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image that can be read; convert it to PNG, or remove it") from None
-    except Exception as e:  # Pillow's plug-ins raise anything on damaged files
-        raise InputError(f"{path}: cannot be read ({(str(e) or type(e).__name__).splitlines()[0]}); replace or remove it") from e
+        if (length := path.stat().st_size) > MAX_BYTES:
+            raise InputError(f"{path}: is {length:,} bytes long, more than any X-ray; replace or remove it")
+        data = path.read_bytes()
+        return open_dicom(data) if is_dicom(data) else open_image(data, path.suffix)
+    except Unreadable as e:
+        raise InputError(f"{path}: {e}") from e
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror}); check its permissions and the disk") from e
 
-# %% ../nbs/00a_images.ipynb #00a-images-023
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    "Resize float32 `(H, W)` to `(size, size)`: the mean over the area of each new pixel where it shrinks, bilinear where it grows."
+# %% ../nbs/00a_images.ipynb #00a-images-015
+def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
+    """Read one image of any kind as grey float32 `(H, W)` in [0, 1], lung dark, bone bright.
+
+    PNG, JPEG, TIFF, BMP, one array in `.npy` or `.npz`, JSRT's `.IMG`, and DICOM (extra `dicom`), each told by its first bytes. White is
+    `2**bits - 1` in files of more than 8 bits; where `bits` is None it is the smallest of 8, 10, 12, 14, 16 that holds the largest value.
+    Orientation tags are obeyed. Raises `InputError` naming a file that is missing, damaged, or of unclear meaning.
+    """
+    if bits is not None and bits not in range(8, 17):
+        raise InputError(f"bits={bits!r}: must be None or a whole number from 8 to 16, the depth of your detector")
+    _, pixels = _open(path)
+    try:
+        return pixels(bits)
+    except Unreadable as e:
+        raise InputError(f"{path}: {e}") from e
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    "Height and width that `read_image` would give, from the file's header alone; raises `InputError`."
+    return _open(path)[0]
+
+# %% ../nbs/00a_images.ipynb #00a-images-034
+def fit(height: int, width: int, size: int, aspect: str = "stretch") -> tuple[int, int, int, int]:
+    """Where an image lies in a square of `size` pixels: top, left, height, width.
+
+    `aspect='stretch'` fills the square, as the papers do; 'pad' keeps the image's shape and centres it. Raises `InputError` for another.
+    """
+    if aspect == "stretch":
+        return 0, 0, size, size
+    if aspect != "pad":
+        raise InputError(f"aspect={aspect!r}: must be 'stretch' or 'pad'")
+    h, w = (max(1, round(side * size / max(height, width))) for side in (height, width))
+    return (size - h) // 2, (size - w) // 2, h, w
+
+# %% ../nbs/00a_images.ipynb #00a-images-035
+def resize_image(image: np.ndarray, size: int, aspect: str = "stretch") -> np.ndarray:
+    """Resize float32 `(H, W)` to `(size, size)`: the mean over the area of each new pixel where it shrinks, bilinear where it grows.
+
+    `aspect` as in `fit`; what 'pad' leaves free is black.
+    """
+    top, left, h, w = fit(*image.shape, size, aspect)
+    if image.shape != (h, w):
+        shrinks = image.shape[0] >= h and image.shape[1] >= w
+        how = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+        image = np.asarray(Image.fromarray(image).resize((w, h), how))
     if image.shape == (size, size):
         return image
-    shrinks = min(image.shape) >= size
-    how = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(image).resize((size, size), how))
+    square = np.zeros((size, size), np.float32)
+    square[top : top + h, left : left + w] = image
+    return square
 
-# %% ../nbs/00a_images.ipynb #00a-images-027
+# %% ../nbs/00a_images.ipynb #00a-images-041
 def check_size(size: int) -> int:
     "Return `size`, a side in pixels, if the network can take it: a whole number divisible by 16, at least 32; else raise `InputError`."
     whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
@@ -69,22 +102,37 @@ def check_size(size: int) -> int:
     near = f", for example {max(32, 16 * round(size / 16))}" if whole else ""
     raise InputError(f"size={size!r}: must be a whole number divisible by 16 and at least 32{near}")
 
-# %% ../nbs/00a_images.ipynb #00a-images-030
-def thumbnail(path: str | Path, size: int, kind: str = "image") -> np.ndarray:
-    "Read and resize one file to uint8 `(size, size)`: grey values from 0 to 255, or {0, 1} for `kind='mask'`."
-    image = read_image(path)
+# %% ../nbs/00a_images.ipynb #00a-images-044
+def thumbnail(path: str | Path, size: int, kind: str = "image", aspect: str = "stretch", bits: int | None = None) -> np.ndarray:
+    """Read and resize one file to uint8 `(size, size)`: grey values from 0 to 255, or {0, 1} for `kind='mask'`.
+
+    `bits` as in `read_image`, `aspect` as in `fit`. Raises `InputError` as they do.
+    """
+    image = read_image(path, bits)
     if kind == "mask":
         level = 0 if image.max() < 16 / 255 else image.max() / 2  # a map of labels 0, 1, 2, or black and white
-        return (resize_image((image > level).astype(np.float32), size) >= 0.5).astype(np.uint8)
-    return np.round(resize_image(image, size) * 255).astype(np.uint8)
+        return (resize_image((image > level).astype(np.float32), size, aspect) >= 0.5).astype(np.uint8)
+    return np.round(resize_image(image, size, aspect) * 255).astype(np.uint8)
 
-# %% ../nbs/00a_images.ipynb #00a-images-033
+# %% ../nbs/00a_images.ipynb #00a-images-047
+def _is_image(path: Path) -> bool:
+    if path.name.startswith(".") or path.name.upper() == "DICOMDIR" or not path.is_file():
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with open(path, "rb") as f:
+            return is_dicom(f.read(132))
+    except OSError:
+        return False
+
+
 def list_images(folder: str | Path) -> list[Path]:
     "The image files of a folder, sorted by name; raises `InputError` if the folder is missing or holds none."
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    paths = sorted(path for path in folder.iterdir() if _is_image(path))
     if not paths:
-        raise InputError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
+        raise InputError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))}, or DICOM without a suffix)")
     return paths
