@@ -20,7 +20,7 @@ from .images import InputError
 from .layouts import LAY_OUT
 
 # %% auto #0
-__all__ = ['MANIFESTS', 'manifest_names', 'read_manifest', 'read_source', 'download']
+__all__ = ['MANIFESTS', 'manifest_names', 'read_manifest', 'catalogue', 'read_source', 'download']
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-005
 MANIFESTS = Path(str(files("multimix") / "manifests"))
@@ -66,7 +66,17 @@ def _choose(manifest: dict, size: int | None, images: list[str] | None) -> list[
     wanted = {max((first for first in firsts if first <= image), default=firsts[0]) for image in images}
     return [entry for entry in entries if entry.get("first") in wanted | {None}]
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-014
+# %% ../nbs/00j_downloads.ipynb #00j-download-013
+def catalogue(folder: str | Path | None = None) -> str:
+    "One line a data set: name, what there is to fetch (as far as the publisher says), access, title."
+    lines = []
+    for m in (read_manifest(name, folder) for name in manifest_names(folder)):
+        sizes = [entry["bytes"] for entry in (_choose(m, None, None) if "files" in m else ()) if not entry.get("optional")]
+        weight = f"{sum(n or 0 for n in sizes) / 1e9:.1f}{'+' if None in sizes else ' '} GB" if any(sizes) else ""
+        lines.append(f"{m['name']:15} {weight:>8}  {m.get('access', 'open'):12}  {m['title']}")
+    return "\n".join(lines)
+
+# %% ../nbs/00j_downloads.ipynb #00j-download-016
 def _place(rules: dict[str, str], images: list[str] | None = None):
     "A function that maps a name in the archive to a place in the folder, None for what is not wanted."
     chosen = None if images is None else set(images)
@@ -79,7 +89,7 @@ def _place(rules: dict[str, str], images: list[str] | None = None):
         return None
     return place
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-016
+# %% ../nbs/00j_downloads.ipynb #00j-download-018
 def _take(entry: dict, source: Path, to: Path, images: list[str] | None, progress: bool) -> None:
     "Put what is wanted of one archive, one single file, or a folder of loose files, into the new folder `to`."
     place = _place(entry.get("unpack", {}), images if "first" in entry else None)
@@ -97,23 +107,22 @@ def _take(entry: dict, source: Path, to: Path, images: list[str] | None, progres
             shutil.copyfile(path, beside / target)
     os.replace(beside, to)
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-017
+# %% ../nbs/00j_downloads.ipynb #00j-download-019
 def _merge(parts: list[Path], whole: Path) -> None:
     "All files of several folders in one new folder, as hard links where the disk has them, so that it costs no space."
     shutil.rmtree(whole, ignore_errors=True)
     for part in parts:
-        for path in part.rglob("*"):
+        for path in sorted(path for path in part.rglob("*") if path.is_file()):
             target = whole / path.relative_to(part)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_file():
-                try:
-                    os.link(path, target)
-                except FileExistsError:
-                    raise FetchError(f"{part.name}: holds {target.name}, which another archive of the set holds too") from None
-                except OSError:
-                    shutil.copyfile(path, target)
+            try:
+                os.link(path, target)
+            except FileExistsError:
+                raise FetchError(f"{part.name}: holds {target.name}, which another archive of the set holds too") from None
+            except OSError:
+                shutil.copyfile(path, target)
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-019
+# %% ../nbs/00j_downloads.ipynb #00j-download-021
 def _count(folder: Path, patterns) -> dict[str, int]:
     "How many files match each pattern."
     return {pattern: sum(1 for path in folder.glob(pattern) if path.is_file()) for pattern in patterns}
@@ -121,12 +130,9 @@ def _count(folder: Path, patterns) -> dict[str, int]:
 
 def _check_counts(manifest: dict, work: Path, images: list[str] | None) -> dict[str, int]:
     "Raise `FetchError` where fewer files came out than there must be."
-    holds = dict(manifest["holds"])
-    if images is not None:
-        holds["images/*.png"] = len(images)
-        missing = [name for name in images if not (work / "images" / name).is_file()]
-        if missing:
-            raise FetchError(f"{manifest['name']}: {len(missing)} of {len(images)} images are not in the archives, such as {missing[0]}")
+    holds = manifest["holds"] | ({} if images is None else {"images/*.png": len(images)})
+    if missing := [name for name in images or () if not (work / "images" / name).is_file()]:
+        raise FetchError(f"{manifest['name']}: {len(missing)} of {len(images)} images are not in the archives, such as {missing[0]}")
     counts = _count(work, holds)
     for pattern, n in holds.items():
         if counts[pattern] < n:
@@ -134,12 +140,12 @@ def _check_counts(manifest: dict, work: Path, images: list[str] | None) -> dict[
                              f"should be; remove what is in {work.parent}, and call again")
     return counts
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-020
+# %% ../nbs/00j_downloads.ipynb #00j-download-022
 def _record(manifest: dict, parts: list[Path], **more) -> dict:
     "What `SOURCE.json` says about a folder."
-    known = ("name", "title", "page", "licence", "citation", "note")
+    about = {key: manifest[key] for key in ("name", "title", "page", "licence", "citation", "note")}
     sums = {part.name: part.with_name(f"{part.name}.sha256").read_text() for part in parts}
-    return {key: manifest[key] for key in known} | {"multimix": __version__, "sha256": sums} | more
+    return about | {"multimix": __version__, "sha256": sums} | more
 
 
 def read_source(folder: str | Path) -> dict:
@@ -147,7 +153,7 @@ def read_source(folder: str | Path) -> dict:
     path = Path(folder) / "SOURCE.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-022
+# %% ../nbs/00j_downloads.ipynb #00j-download-024
 def _is_there(folder: Path, manifest: dict, size: int | None, images: list[str] | None) -> bool:
     "True if this very set is laid out and complete; raises `InputError` if the folder is something else."
     if not folder.exists():
@@ -165,7 +171,7 @@ def _is_there(folder: Path, manifest: dict, size: int | None, images: list[str] 
             raise InputError(f"{folder}: {n - now[pattern]} of {n} files {pattern} are gone since it was made; remove it, and call again")
     return True
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-024
+# %% ../nbs/00j_downloads.ipynb #00j-download-026
 def _find(manifest: dict, entry: dict, downloads: Path, progress: bool, how: dict) -> Path | None:
     "Where the file is, or the folder it lies in unpacked; fetched if it has an address, None if it is optional and not there."
     path, page, rules = downloads / entry["file"], entry.get("page", manifest["page"]), entry.get("unpack", {})
@@ -182,7 +188,7 @@ def _find(manifest: dict, entry: dict, downloads: Path, progress: bool, how: dic
     raise InputError(f"{manifest['name']}: needs a file that only you can get: {entry['by_hand']}; put {entry['file']} into {downloads}, "
                      "then call again")
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-026
+# %% ../nbs/00j_downloads.ipynb #00j-download-028
 def _part(manifest: dict, entry: dict, parts: Path, downloads: Path, keep: bool, images, progress: bool, how: dict) -> Path | None:
     "The folder with what is wanted of one file of the manifest; made if it is not there."
     done = parts / entry["file"]
@@ -206,7 +212,7 @@ def _check_space(entries: list[dict], to: Path, name: str) -> None:
     if need > free:
         raise FetchError(f"{name}: needs about {need / 1e9:.1f} GB, and the disk of {to} has {free / 1e9:.1f} GB left")
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-028
+# %% ../nbs/00j_downloads.ipynb #00j-download-030
 def download(name: str, to: str | Path = "data", size: int | None = None, images=None, keep: bool = False, progress: bool = True,
              manifests: str | Path | None = None, **how) -> Path:
     """Fetch the data set `name`, lay it out as a folder in `to`, and return that folder. Does nothing if it is there.
@@ -229,7 +235,7 @@ def download(name: str, to: str | Path = "data", size: int | None = None, images
         (to / f".{name}.part").unlink()
     return folder
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-029
+# %% ../nbs/00j_downloads.ipynb #00j-download-031
 def _make(manifest: dict, entries: list[dict], folder: Path, keep: bool, progress: bool, images: list[str] | None, how: dict) -> None:
     "Fetch and unpack file by file, merge, lay out, count, and rename."
     name, downloads, work = manifest["name"], folder.parent / "downloads" / manifest["name"], folder.with_name(f".{folder.name}.unfinished")
@@ -253,7 +259,7 @@ def _make(manifest: dict, entries: list[dict], folder: Path, keep: bool, progres
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-031
+# %% ../nbs/00j_downloads.ipynb #00j-download-033
 def _download_parts(manifest: dict, to: Path, options: dict) -> Path:
     "Each part of a bundle, then the roles of those that are there; raises `InputError` at the end for the others."
     failed = {}
@@ -280,7 +286,7 @@ def _write_roles(manifest: dict, to: Path) -> None:
         beside.write_text(json.dumps({"by": sign, **roles}, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, path)
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-033
+# %% ../nbs/00j_downloads.ipynb #00j-download-035
 def _download_address(url: str, to: Path, progress: bool, how: dict) -> Path:
     "A file or folder of one's own: fetched to `to`, and unpacked if it is a single archive."
     if is_drive(url):

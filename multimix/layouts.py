@@ -22,6 +22,12 @@ def _save(image: np.ndarray, path: Path) -> None:
     Image.fromarray(image.astype(np.uint8) * 255 if image.dtype == bool else image).save(path)
 
 
+def _remove(folder: Path, *names: str) -> None:
+    "Remove what has been used."
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def _walk(paths, text: str, progress: bool) -> list[Path]:
     "The paths in order, with a progress bar."
     from tqdm.auto import tqdm
@@ -44,29 +50,37 @@ def lay_pneumoniamnist(folder: Path, progress: bool = False) -> None:
 
 # %% ../nbs/00l_layouts.ipynb #00l-layouts-012
 def _mask(path: Path) -> np.ndarray:
-    "A mask as bool `(H, W)`, from black and white or from 0 and 1."
-    return read_image(path) > 0
+    "A mask as bool `(H, W)`, from black and white or from 0 and 1; also from a GIF, as which SCR publishes its own."
+    if path.suffix.lower() != ".gif":
+        return read_image(path) > 0
+    try:
+        with Image.open(path) as im:
+            return np.asarray(im.convert("L")) > 0
+    except Exception as e:  # Pillow's plug-ins raise anything on damaged files
+        raise InputError(f"{path.name}: is damaged ({str(e).splitlines()[0] if str(e) else type(e).__name__:.80}); fetch it anew") from None
 
 
 def lay_montgomery(folder: Path, progress: bool = False) -> None:
     "`left/` and `right/` to `masks/`, the union of both; `images/` stay."
-    for left in _walk((folder / "left").iterdir(), "unites the lungs", progress):
+    for left in _walk((folder / "left").glob("*"), "unites the lungs", progress):
         right = folder / "right" / left.name
         if not right.is_file():
             raise InputError(f"{left.name}: has a mask of the left lung and none of the right; the copy is incomplete")
         _save(_mask(left) | _mask(right), folder / "masks" / left.name)
-    shutil.rmtree(folder / "left")
-    shutil.rmtree(folder / "right")
+    _remove(folder, "left", "right")
 
 # %% ../nbs/00l_layouts.ipynb #00l-layouts-015
 def lay_shenzhen(folder: Path, progress: bool = False) -> None:
     "Give each of `masks/` the size of its image in `images/`."
     for path in _walk((folder / "masks").glob("*"), "looks at the masks", progress):
-        with Image.open(folder / "images" / path.name) as image, Image.open(path) as mask:
-            if mask.size != image.size:
-                fitting = mask.convert("L").resize(image.size, Image.Resampling.NEAREST)
-                path.unlink()
-                fitting.save(path)
+        try:
+            with Image.open(folder / "images" / path.name) as image, Image.open(path) as mask:
+                fitting = None if mask.size == image.size else mask.convert("L").resize(image.size, Image.Resampling.NEAREST)
+        except OSError as e:
+            raise InputError(f"{path.name}: its image is missing, or one of them is damaged ({str(e).splitlines()[0]:.80})") from None
+        if fitting is not None:
+            path.unlink()
+            fitting.save(path)
 
 # %% ../nbs/00l_layouts.ipynb #00l-layouts-018
 PARTS = ("left_lung", "right_lung", "heart")
@@ -75,7 +89,7 @@ PARTS = ("left_lung", "right_lung", "heart")
 def lay_jsrt(folder: Path, progress: bool = False) -> None:
     "`raw/JPCLN001.IMG` (or PNG) and `scr/PART/JPCLN001.gif` to `images/*.png` and `masks/PART/*.png`, in the masks' size."
     masks = {part: {p.stem: p for p in (folder / "scr" / part).glob("*")} for part in PARTS}
-    for path in _walk((folder / "raw").iterdir(), "converts", progress):
+    for path in _walk((folder / "raw").glob("*"), "converts", progress):
         name = path.name.split(".")[0]
         for part in PARTS:
             if name not in masks[part]:
@@ -83,8 +97,7 @@ def lay_jsrt(folder: Path, progress: bool = False) -> None:
             _save(mask := _mask(masks[part][name]), folder / "masks" / part / f"{name}.png")
         image = resize_image(read_image(path), len(mask))
         _save(np.round(image * 255).astype(np.uint8), folder / "images" / f"{name}.png")
-    shutil.rmtree(folder / "raw")
-    shutil.rmtree(folder / "scr")
+    _remove(folder, "raw", "scr")
 
 # %% ../nbs/00l_layouts.ipynb #00l-layouts-021
 def split_lungs(lungs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -103,16 +116,15 @@ def split_lungs(lungs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 # %% ../nbs/00l_layouts.ipynb #00l-layouts-023
 def lay_minijsrt(folder: Path, progress: bool = False) -> None:
     "`raw/*` and `labels/*.png` (255 lung, 85 heart) to `images/*.png` and `masks/{left_lung,right_lung,heart}/*.png`."
-    labels = {path.stem: path for path in (folder / "labels").iterdir()}
-    for path in _walk((folder / "raw").iterdir(), "converts", progress):
+    labels = {path.stem: path for path in (folder / "labels").glob("*")}
+    for path in _walk((folder / "raw").glob("*"), "converts", progress):
         if path.stem not in labels:
             raise InputError(f"{path.name}: an image without its label picture; the copy is incomplete")
         label = np.round(read_image(labels[path.stem]) * 255)
         for part, mask in zip(PARTS, (*split_lungs(label > 200), (label > 40) & (label < 130))):
             _save(mask, folder / "masks" / part / f"{path.stem}.png")
         _save(np.round(read_image(path) * 255).astype(np.uint8), folder / "images" / f"{path.stem}.png")
-    shutil.rmtree(folder / "raw")
-    shutil.rmtree(folder / "labels")
+    _remove(folder, "raw", "labels")
 
 # %% ../nbs/00l_layouts.ipynb #00l-layouts-026
 REPORT = ("uid", "MeSH", "Problems", "image", "indication", "comparison", "findings", "impression")
@@ -147,10 +159,10 @@ def lay_iu_xray(folder: Path, progress: bool = False) -> None:
     found = [_report(path) for path in _walk((folder / "reports").glob("*.xml"), "reads reports", progress)]
     found.sort(key=lambda report: (len(report[0]["uid"]), report[0]["uid"]))
     _table(folder / "indiana_reports.csv", REPORT, [row for row, _ in found])
-    there = {path.stem: path.name for path in (folder / "images").iterdir()}
+    there = {path.stem: path.name for path in (folder / "images").glob("*")}
     images = [{"uid": row["uid"], "filename": there[name], "projection": ""} for row, names in found for name in names if name in there]
     _table(folder / "indiana_projections.csv", ("uid", "filename", "projection"), images)
-    shutil.rmtree(folder / "reports")
+    _remove(folder, "reports")
 
 # %% ../nbs/00l_layouts.ipynb #00l-layouts-030
 def lay_mescc(folder: Path, progress: bool = False) -> None:
