@@ -67,11 +67,12 @@ def pick_device(name: str = "auto") -> str:
 PHANTOM_DEFAULTS = dict(labels=50, masks=20, steps=300, size=64, threshold=0.8)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-014
-def load_data(data: str | os.PathLike | None, config: Config) -> MultiTaskData:
-    "The phantom for None, else the folder (layout of `datasets.load_root`), with the config's budget, size and seed."
+def load_data(data: str | os.PathLike | None, config: Config, allow_shared: bool = False) -> MultiTaskData:
+    """The phantom for None, else the folder (layout of `datasets.load_root`), with the config's budget, size and seed. A split that
+    shares a patient or an image is refused with an InputError, or warned of with `allow_shared`."""
     budget = {k: None if (n := getattr(config, k)) == "all" else n for k in ("labels", "masks")}
     wanted = dict(size=config.size, seed=config.seed, **budget)
-    return phantom_data(**wanted) if data is None else load_root(data, **wanted)
+    return phantom_data(**wanted) if data is None else load_root(data, allow_shared=allow_shared, **wanted)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-017
 class Judged(nn.Module):
@@ -176,13 +177,14 @@ def run_experiment(
     device: str = "auto",
     progress: bool = True,
     preset: str | None = None,
+    allow_shared: bool = False,  # warn of a split that shares a patient or an image, where else it is refused
     **settings,  # fields of `methods.Config`; None = the default of the preset (or, without `data`, of the phantom)
 ) -> dict:  # the results, as in results.json
     "Train and judge one run: what `multimix train` does. Raises InputError for what can't be; nothing is written before the data is read."
     config = choose_config(dict(preset=preset, **settings), data, out, resume)
     device = pick_device(device)
     folder = Path(out) if out is not None else new_folder(config)
-    loaded = data if isinstance(data, MultiTaskData) else load_data(data, config)
+    loaded = data if isinstance(data, MultiTaskData) else load_data(data, config, allow_shared)
     try:
         run = train(config, loaded, folder, device, resume, make_validate(config, loaded, device), progress=progress)
         return judge(run, loaded, device, folder)
@@ -209,8 +211,8 @@ def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, 
     "Judge a finished run again, on `data` or the phantom: the results, as in results.json. Writes nothing."
     loaded, device = load_run(run, which), pick_device(device)
     loaded.model.to(device)
-    every = replace(loaded.config, labels="all", masks="all")  # judging draws no budget
-    return judge(loaded, load_data(data, every), device)
+    every = replace(loaded.config, labels="all", masks="all")  # judging draws no budget, and a shared split was refused or allowed before
+    return judge(loaded, load_data(data, every, allow_shared=True), device)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-039
 def explain_figure(image, probs, classes, mask, heat, title: str):

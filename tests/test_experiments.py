@@ -2,8 +2,10 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from multimix.data import InputError
 from multimix.experiments import (
@@ -105,6 +107,27 @@ def test_bad_settings_are_refused_by_name_and_leave_nothing(change, said, tmp_pa
 def test_a_missing_folder_of_data_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         load_data(tmp_path / "nowhere", make_config())
+
+
+def test_training_refuses_a_split_that_shares_an_image_unless_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 32, 32), dtype=np.uint8)
+    for k, place in enumerate(f"{split}/{name}" for split in ("train", "test") for name in ("NORMAL", "PNEUMONIA")):
+        (tmp_path / "x/kermany/chest_xray" / place).mkdir(parents=True)
+        for i in range(15):
+            number = 3 if (k, i) == (2, 7) else 15 * k + i  # one normal of the training is in the test, too
+            Image.fromarray(pixels[number]).save(tmp_path / "x/kermany/chest_xray" / place / f"IM-{15 * k + i:04}.png")
+    def start(**more):
+        return run_experiment(tmp_path / "x", out=tmp_path / "run", method="enc", progress=False, device="cpu",
+                              **{**TINY, "size": 32, "steps": 1}, **more)
+    match = "IM-0037.png is identical to .*IM-0003.png.*--allow-shared"
+    with pytest.warns(UserWarning, match="same image"), pytest.raises(InputError, match=match):
+        start()
+    assert not (tmp_path / "run").exists()
+    with pytest.warns(UserWarning, match="1 of its 30 images are in the training .* too, for example .*IM-0037.png is identical"):
+        assert start(allow_shared=True)["in_domain"]["classification"]["n"] == 30
+    with pytest.warns(UserWarning, match="IM-0037.png is identical"):
+        evaluate_run(tmp_path / "run", tmp_path / "x", device="cpu")
 
 
 def test_a_used_folder_and_a_resume_with_other_settings_are_refused(run, data, tmp_path):
