@@ -200,7 +200,11 @@ def cache_rows(rows, read, shape: tuple[int, ...], name: str, cache_dir: str | P
             folder.mkdir(parents=True, exist_ok=True)
             _build(target, rows, read, shape, workers or min(16, cores), progress)
             array = _open_cache(target, full)
-        return array, _still_bad(target, rows, read)
+        bad = _still_bad(target, rows, read)
+        if len(bad) == len(rows):  # nothing is worth keeping
+            array = np.zeros(full, dtype=np.uint8)
+            target.unlink(missing_ok=True), _bad_file(target).unlink(missing_ok=True)
+        return array, bad
     except OSError as e:
         raise InputError(f"{folder}: the image cache cannot be written ({e.strerror}); set MULTIMIX_CACHE to another folder") from e
 
@@ -219,20 +223,22 @@ def rows_kept(names: list[str], bad: dict[int, str], on_error: str) -> np.ndarra
     return np.setdiff1d(np.arange(len(names)), list(bad))
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-040
-def cache_readable(paths, size: int, on_error: str = "raise", kind: str = "image", **cache) -> tuple[np.ndarray, np.ndarray]:
+def cache_readable(paths, size: int, on_error: str = "raise", kind: str = "image", aspect: str = "stretch", bits: int | None = None,
+                   **cache) -> tuple[np.ndarray, np.ndarray]:
     """As `cache_images`, and the places of the rows that could be read, int64: all of them, or with `on_error='skip'` fewer and a warning.
 
     `cache` goes to `cache_rows`. Raises `InputError` naming damaged files with `on_error='raise'`, and where none can be read.
     """
-    paths = [os.fspath(path) for path in paths]
-    array, bad = cache_rows(paths, lambda path: thumbnail(path, size, kind), (size, size), cache_key(paths, size, kind), **cache)
+    paths, how = [os.fspath(path) for path in paths], (kind, aspect, bits)
+    array, bad = cache_rows(paths, lambda path: thumbnail(path, size, *how), (size, size), cache_key(paths, size, *how), **cache)
     return array, rows_kept(paths, bad, on_error)
 
 
 def cache_images(paths, size: int, cache_dir: str | Path | None = None, workers: int | None = None, progress: bool = True,
-                 kind: str = "image") -> np.ndarray:
+                 kind: str = "image", **how) -> np.ndarray:
     """Decode and resize files once, then map them into memory: uint8 `(N, size, size)`, {0, 1} for `kind='mask'`.
 
-    `cache_dir`, `workers` and `progress` as in `cache_rows`. Raises `InputError` naming the files that cannot be read.
+    `cache_dir`, `workers` and `progress` as in `cache_rows`; `how` may hold `aspect` and `bits`, as in `thumbnail`. Raises `InputError`
+    naming the files that cannot be read.
     """
-    return cache_readable(paths, size, kind=kind, cache_dir=cache_dir, workers=workers, progress=progress)[0]
+    return cache_readable(paths, size, kind=kind, cache_dir=cache_dir, workers=workers, progress=progress, **how)[0]

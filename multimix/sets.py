@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from .cache import cache_key, cache_readable, cache_rows, rows_kept
-from .images import InputError, check_size, list_images, resize_image, thumbnail
+from .images import InputError, check_size, image_size, list_images, resize_image, thumbnail
 
 # %% auto #0
 __all__ = ['ImageSet', 'Rows', 'pick', 'chain', 'read_folders', 'read_mask', 'cache_masks', 'read_masked']
@@ -159,11 +159,15 @@ def read_folders(folders: dict[str, str | Path], size: int, **cache) -> ImageSet
 def _label_map(path: str | Path, colours: bool) -> np.ndarray:
     "Numbers as they stand in the file (palette: rows of the table), or colours as one number each, `(H, W)` int64."
     try:
-        with Image.open(path) as im:
-            pixels = np.asarray(im.convert("RGB") if colours else im).astype(np.int64)
+        if Path(path).suffix.lower() == ".npy":
+            pixels = np.load(path, allow_pickle=False).astype(np.int64, casting="same_kind")
+        else:
+            with Image.open(path) as im:
+                im = ImageOps.exif_transpose(im)
+                pixels = np.asarray(im.convert("RGB") if colours else im).astype(np.int64)
     except Exception as e:  # Pillow's plug-ins raise anything on damaged files
         raise InputError(f"{path}: cannot be read ({(str(e) or type(e).__name__).splitlines()[0]}); replace or remove it") from e
-    if colours:
+    if colours and pixels.ndim == 3:
         return pixels @ [65536, 256, 1]
     if pixels.ndim != 2:
         raise InputError(f"{path}: has colours, not numbers; give values such as '#ff0000'")
@@ -191,18 +195,18 @@ def _map_layers(path: str | Path, values) -> list[np.ndarray]:
     return [np.isin(pixels, channel) for channel in wanted]
 
 # %% ../nbs/00e_sets.ipynb #00e-sets-034
-def read_mask(paths, size: int, values=None, merge: bool = False) -> np.ndarray:
+def read_mask(paths, size: int, values=None, merge: bool = False, aspect: str = "stretch") -> np.ndarray:
     """The mask of one image, uint8 {0, 1} `(M, size, size)`, from one file a channel, or from a map of labels (one file and `values`).
 
-    `values` has one entry a channel: a number, a colour `'#rrggbb'`, or a tuple of them. `merge` unites all channels into one. Raises
-    `InputError` for a damaged file, for a map that holds none of the values, and for values that are no number and no colour.
+    `values` has one entry a channel: a number, a colour `'#rrggbb'`, or a tuple of them. `merge` unites all channels into one; `aspect` as
+    in `thumbnail`. Raises `InputError` for a damaged file, a map that holds none of the values, and values that are no number or colour.
     """
     if values is None:
-        layers = [thumbnail(path, size, "mask") for path in paths]
+        layers = [thumbnail(path, size, "mask", aspect) for path in paths]
     else:
         layers = [layer for path in paths for layer in _map_layers(path, values)]
         layers = [np.any(layers, axis=0)] if merge else layers
-        layers = [(resize_image(layer.astype(np.float32), size) >= 0.5).astype(np.uint8) for layer in layers]
+        layers = [(resize_image(layer.astype(np.float32), size, aspect) >= 0.5).astype(np.uint8) for layer in layers]
     return np.max(layers, axis=0)[None] if merge else np.stack(layers)
 
 # %% ../nbs/00e_sets.ipynb #00e-sets-037
@@ -246,44 +250,38 @@ def _pairs(images: dict[str, Path], layers: list[dict[str, Path]]) -> tuple[list
     return whole, [images[stem] for stem in bare]
 
 # %% ../nbs/00e_sets.ipynb #00e-sets-041
-def _sides(path: str | Path) -> str:
-    "Width x height, from the file's header alone."
-    try:
-        with Image.open(path) as im:
-            return f"{im.width}x{im.height}"
-    except Exception:
-        raise InputError(f"{path}: not an image that can be read; replace or remove it") from None
-
-# %% ../nbs/00e_sets.ipynb #00e-sets-042
-def _read_pair(row: tuple, size: int, values, merge: bool) -> np.ndarray:
+def _read_pair(row: tuple, size: int, values, merge: bool, aspect: str) -> np.ndarray:
+    "The mask of a row `(image, mask, ...)`; raises `InputError` where their sizes differ."
     image, *masks = row
     for mask in masks:
-        if (a := _sides(image)) != (b := _sides(mask)):
-            raise InputError(f"{mask}: the mask is {b}, its image {image} is {a}; make them equal")
-    return read_mask(masks, size, values, merge)
+        (h, w), (mask_h, mask_w) = image_size(image), image_size(mask)
+        if (h, w) != (mask_h, mask_w):
+            raise InputError(f"{mask}: the mask is {mask_w}x{mask_h}, its image {image} is {w}x{h}; make them equal")
+    return read_mask(masks, size, values, merge, aspect)
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-043
-def cache_masks(rows, size: int, values=None, merge: bool = False, on_error: str = "raise", **cache) -> tuple[np.ndarray, np.ndarray]:
+# %% ../nbs/00e_sets.ipynb #00e-sets-042
+def cache_masks(rows, size: int, values=None, merge: bool = False, on_error: str = "raise", aspect: str = "stretch",
+                **cache) -> tuple[np.ndarray, np.ndarray]:
     """Masks of many images, memory-mapped uint8 {0, 1} `(N, M, size, size)`, and the places of those that could be read.
 
-    A row is `(image, mask, ...)`, paths of an image and of its masks; `values` and `merge` as in `read_mask`, `cache` goes to `cache_rows`.
-    Raises `InputError` naming what cannot be read, or a mask whose size is not that of its image.
+    A row is `(image, mask, ...)`, paths of an image and of its masks; `values`, `merge` and `aspect` as in `read_mask`, `cache` goes to
+    `cache_rows`. Raises `InputError` naming what cannot be read, or a mask whose size is not that of its image.
     """
     rows = [tuple(map(os.fspath, row)) for row in rows]
     channels = 1 if merge else len(rows[0]) - 1 if values is None else len(values)
-    name = cache_key(rows, size, "masks", merge, values)
-    array, bad = cache_rows(rows, lambda row: _read_pair(row, size, values, merge), (channels, size, size), name, **cache)
+    name = cache_key(rows, size, "masks", merge, values, aspect)
+    array, bad = cache_rows(rows, lambda row: _read_pair(row, size, values, merge, aspect), (channels, size, size), name, **cache)
     return array, rows_kept([row[1] for row in rows], bad, on_error)
 
-# %% ../nbs/00e_sets.ipynb #00e-sets-044
+# %% ../nbs/00e_sets.ipynb #00e-sets-043
 def read_masked(image_dir: str | Path, mask_dirs, size: int, merge: bool = True, suffixes=(), values=None, on_error: str = "raise",
-                **cache) -> tuple[ImageSet, ImageSet | None]:
+                aspect: str = "stretch", bits: int | None = None, **cache) -> tuple[ImageSet, ImageSet | None]:
     """Images with their masks, and those that have none (None if all do); files belong together by name.
 
     `mask_dirs` is a folder or a list of folders, one a structure; or one folder with `suffixes`, one a structure (`('_left', '_right')`);
     or one with maps of labels, and `values` says which value is which structure, as in `read_mask`. Structures are united into one channel,
-    or get a channel each (`merge=False`). `cache` goes to `cache_rows`. Raises `InputError` naming files that do not fit or cannot be
-    read; `on_error='skip'` leaves out the latter.
+    or get a channel each (`merge=False`). `aspect` and `bits` as in `thumbnail`; `cache` goes to `cache_rows`. Raises `InputError` naming
+    files that do not fit or cannot be read; `on_error='skip'` leaves out the latter.
     """
     size, dirs = check_size(size), [mask_dirs] if isinstance(mask_dirs, (str, Path)) else list(mask_dirs)
     if len(dirs) > 1 and (suffixes or values is not None):
@@ -292,8 +290,8 @@ def read_masked(image_dir: str | Path, mask_dirs, size: int, merge: bool = True,
                       (_by_stem(list_images(image_dir)), [_by_stem(list_images(folder)) for folder in dirs]))
     rows, bare = _pairs(images, layers)
     paths, n = [row[0] for row in rows] + bare, len(rows)
-    masks, good = cache_masks(rows, size, values, merge, on_error, **cache)
-    pixels, kept = cache_readable(paths, size, on_error, **cache)
+    masks, good = cache_masks(rows, size, values, merge, on_error, aspect, **cache)
+    pixels, kept = cache_readable(paths, size, on_error, aspect=aspect, bits=bits, **cache)
     names = [f"{path.parent.name}/{path.name}" for path in paths]
     masked = _only(ImageSet(pixels[:n], names[:n], masks=masks), np.intersect1d(good, kept))
     return masked, _only(ImageSet(pixels[n:], names[n:]), kept[kept >= n] - n) if bare else None

@@ -160,15 +160,14 @@ def read_labels(t: Table, labels: str | list[str], classes=None, sep: str = "|")
 
 # %% ../nbs/00h_tables.ipynb #00h-tables-023
 def _files_below(folder: str) -> dict[str, list[str]]:
-    "Image files in a folder and all below it, by their names with and without the ending."
+    "Files in a folder and all below it by their names, images also by their names without the ending."
     found: dict[str, list[str]] = {}
     for place, folders, files in os.walk(folder):
         folders.sort()
-        for file in sorted(files):
+        for file in sorted(file for file in files if not file.startswith(".")):
             stem, suffix = os.path.splitext(file)
-            if suffix.lower() in SUFFIXES and not file.startswith("."):
-                for key in (file, stem):
-                    found.setdefault(key, []).append(os.path.join(place, file))
+            for key in (file, stem) if suffix.lower() in SUFFIXES else (file,):
+                found.setdefault(key, []).append(os.path.join(place, file))
     return found
 
 # %% ../nbs/00h_tables.ipynb #00h-tables-024
@@ -235,7 +234,7 @@ def _masks_of(t: Table, files: list[str], columns: list[str], folder, size: int,
     for i, row in enumerate(rows):
         if len({os.path.realpath(file) for file in row}) < len(row):
             raise t.wrong(i, f"one file would be two things: {', '.join(row)}; say where the masks are (mask_dir), or mend the row")
-    return cache_masks(rows, size, values, merge, **cache)
+    return cache_masks(rows, size, values, merge, **{key: value for key, value in cache.items() if key != "bits"})
 
 # %% ../nbs/00h_tables.ipynb #00h-tables-031
 def _by_split(s: ImageSet, good: np.ndarray, sides: list[str] | None):

@@ -193,6 +193,24 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path, files):
     assert peak(640) < peak(160) + 5e6 < 640 * 256 * 256 / 2
 
 
+def test_other_ways_to_read_are_other_caches(tmp_path, files):
+    deep = tmp_path / "deep.png"
+    Image.fromarray(RNG.integers(0, 4096, (40, 48), dtype=np.uint16)).save(deep)
+    for how in ({}, {"aspect": "pad"}, {"bits": 16}, {"kind": "mask", "aspect": "pad"}):
+        for _ in range(2):
+            images = cache_images([*files, deep], 32, tmp_path / "cache", progress=False, **how)
+            assert all(np.array_equal(images[i], thumbnail(path, 32, **how)) for i, path in enumerate([*files, deep]))
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+@pytest.mark.parametrize("how", [{"aspect": "crop"}, {"bits": 99}])
+def test_options_that_cannot_be_leave_nothing(tmp_path, files, how):
+    for number in (1, 6):
+        with pytest.raises(InputError, match=next(iter(how)) + "="):
+            cache_images(files[:number], 32, tmp_path / "cache", progress=False, **how)
+        assert list((tmp_path / "cache").iterdir()) == []
+
+
 # files that cannot be read
 
 def test_damaged_files_are_named_or_left_out(tmp_path, files):

@@ -174,6 +174,15 @@ def test_masks_of_two_structures_merge_by_union(pairs):
     assert np.array_equal(merged.masks[:, 0], apart.masks.max(1))
 
 
+def test_images_and_masks_are_padded_alike(pairs):
+    padded, _ = load_pairs(pairs, aspect="pad", bits=8)
+    assert np.array_equal(padded.images[0], thumbnail(pairs / "images/0.png", 32, aspect="pad"))
+    left = thumbnail(pairs / "left/0_mask.png", 32, "mask", "pad") | thumbnail(pairs / "right/0_mask.png", 32, "mask", "pad")
+    assert np.array_equal(padded.masks[0, 0], left) and not padded.images[:, :2].any() and padded.images[:, 3:-3].any((0, 2)).all()
+    Image.fromarray((np.asarray(Image.open(pairs / "left/0_mask.png")) > 0).astype(np.uint8) * 3).save(pairs / "map.png")
+    assert np.array_equal(read_mask([pairs / "map.png"], 32, [3], aspect="pad")[0], thumbnail(pairs / "left/0_mask.png", 32, "mask", "pad"))
+
+
 def test_images_without_a_mask_come_apart(pairs):
     Image.fromarray(255 - GREY).save(pairs / "images" / "0more.png")
     masked, bare = load_pairs(pairs, ("left",))
@@ -234,8 +243,9 @@ def test_maps_of_labels(tmp_path_factory, values, seed):
     painted.convert("RGB").save(folder / "rgb.png")
     Image.fromarray(labels).save(folder / "l.png")
     Image.fromarray(labels.astype(np.uint16)).save(folder / "16.png")
+    np.save(folder / "n.npy", labels.astype(np.int32))
     truth = np.stack([labels == value for value in values])
-    for name in ("p.png", "l.png", "16.png"):
+    for name in ("p.png", "l.png", "16.png", "n.npy"):
         assert np.array_equal(read_mask([folder / name], 32, values), truth)
     colours = [f"#{table[value]:06x}" for value in values]
     for name in ("p.png", "rgb.png"):
@@ -249,9 +259,11 @@ def test_maps_that_cannot_be(tmp_path):
     Image.new("L", (16, 16)).save(tmp_path / "empty.png")
     Image.new("RGB", (16, 16)).save(tmp_path / "rgb.png")
     (tmp_path / "junk.png").write_bytes(b"junk")
+    np.save(tmp_path / "half.npy", np.full((16, 16), 0.5))
     assert not read_mask([tmp_path / "empty.png"], 32, [1, 2]).any()
     for file, values, match in [("m.png", [1, 2], "m.png: holds 0, 7, 9, none of"), ("m.png", ["#010203"], "holds #000000, #070707"),
-                                ("rgb.png", [1], "rgb.png: has colours"), ("junk.png", [1], "junk.png: cannot be read"),
+                                ("rgb.png", [1], "rgb.png: has colours"), ("half.npy", [0], "half.npy: cannot be read"),
+                                ("junk.png", [1], "junk.png: cannot be read"),
                                 ("m.png", ["red"], "values="), ("m.png", [None], "values="), ("m.png", [1, "#010203"], "values=")]:
         with pytest.raises(InputError, match=match) as error:
             read_mask([tmp_path / file], 32, values)
