@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from .fetch import FetchError
 
 # %% auto #0
-__all__ = ['JUNK', 'DAMAGE', 'safe_name', 'unpack_into', 'unpack']
+__all__ = ['JUNK', 'DAMAGE', 'safe_name', 'unpack_into', 'unpack', 'merge']
 
 # %% ../nbs/00k_archives.ipynb #00k-archives-010
 JUNK = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.I)
@@ -136,3 +136,23 @@ def unpack(archive: str | Path, to: str | Path, place=None, **limits) -> Path:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return to
+
+# %% ../nbs/00k_archives.ipynb #00k-archives-027
+def merge(parts: list[Path], whole: str | Path) -> None:
+    """Put all files of several folders into the new folder `whole`, as hard links where the disk has them, so that it costs no space.
+
+    Raises `FetchError` for a file that two of them hold.
+    """
+    whole = Path(whole)
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir(parents=True)
+    for part in parts:
+        for path in sorted(path for path in part.rglob("*") if path.is_file()):
+            target = whole / path.relative_to(part)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target)
+            except FileExistsError:
+                raise FetchError(f"{part.name}: holds {target.name}, which another archive of the set holds too") from None
+            except OSError:
+                shutil.copyfile(path, target)

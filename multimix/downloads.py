@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlparse
 from . import __version__
-from .archives import unpack
+from .archives import merge, unpack
 from .fetch import FetchError, locked, checksum, drive_id, fetch, fetch_drive, is_drive
 from .images import InputError
 from .layouts import LAY_OUT
@@ -35,8 +35,8 @@ def read_manifest(name: str, folder: str | Path | None = None) -> dict:
     "What is known about the data set `name`. Raises `InputError` for a name that is not known."
     names = manifest_names(folder)
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        raise InputError(f"{name}: no data set of this name{f'; did you mean {near[0]}?' if near else ''} (there are {', '.join(names)})")
+        near = [f"; did you mean {match}?" for match in difflib.get_close_matches(name, names, 1)]
+        raise InputError(f"{name}: no data set of this name{''.join(near)} (there are {', '.join(names)})")
     return json.loads((Path(folder or MANIFESTS) / f"{name}.json").read_text(encoding="utf-8"))
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-011
@@ -50,14 +50,14 @@ def _names(images) -> list[str] | None:
         images = Path(images).read_text(encoding="utf-8").split()
     return sorted(set(images))
 
-
+# %% ../nbs/00j_downloads.ipynb #00j-download-012
 def _choose(manifest: dict, size: int | None, images: list[str] | None) -> list[dict]:
     "The files that are needed for this size and these images."
     entries, name = manifest["files"], manifest["name"]
-    sizes = [entry["pixels"] for entry in entries if "pixels" in entry]
+    if sizes := [entry["pixels"] for entry in entries if "pixels" in entry]:
+        entries = [entry for entry in entries if entry["pixels"] == (size or max(sizes))]
     if size is not None and size not in sizes:
         raise InputError(f"size={size}: {name} has {f'the sizes {sizes}' if sizes else 'one size only; leave size out'}")
-    entries = [entry for entry in entries if entry.get("pixels", 0) in (0, size or max(sizes, default=0))]
     firsts = [entry["first"] for entry in entries if "first" in entry]
     if images is None:
         return entries
@@ -66,7 +66,7 @@ def _choose(manifest: dict, size: int | None, images: list[str] | None) -> list[
     wanted = {max((first for first in firsts if first <= image), default=firsts[0]) for image in images}
     return [entry for entry in entries if entry.get("first") in wanted | {None}]
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-013
+# %% ../nbs/00j_downloads.ipynb #00j-download-014
 def catalogue(folder: str | Path | None = None) -> str:
     "One line a data set: name, what there is to fetch (as far as the publisher says), access, title."
     lines = []
@@ -76,7 +76,7 @@ def catalogue(folder: str | Path | None = None) -> str:
         lines.append(f"{m['name']:15} {weight:>8}  {m.get('access', 'open'):12}  {m['title']}")
     return "\n".join(lines)
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-016
+# %% ../nbs/00j_downloads.ipynb #00j-download-017
 def _place(rules: dict[str, str], images: list[str] | None = None):
     "A function that maps a name in the archive to a place in the folder, None for what is not wanted."
     chosen = None if images is None else set(images)
@@ -89,13 +89,12 @@ def _place(rules: dict[str, str], images: list[str] | None = None):
         return None
     return place
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-018
-def _take(entry: dict, source: Path, to: Path, images: list[str] | None, progress: bool) -> None:
+# %% ../nbs/00j_downloads.ipynb #00j-download-019
+def _take(entry: dict, source: Path, to: Path, images: list[str] | None, progress: bool):
     "Put what is wanted of one archive, one single file, or a folder of loose files, into the new folder `to`."
     place = _place(entry.get("unpack", {}), images if "first" in entry else None)
     if source.is_file() and "place" not in entry:
-        unpack(source, to, place, progress=progress)
-        return
+        return unpack(source, to, place, progress=progress)
     beside = to.with_name(f"{to.name}.part")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -107,25 +106,10 @@ def _take(entry: dict, source: Path, to: Path, images: list[str] | None, progres
             shutil.copyfile(path, beside / target)
     os.replace(beside, to)
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-019
-def _merge(parts: list[Path], whole: Path) -> None:
-    "All files of several folders in one new folder, as hard links where the disk has them, so that it costs no space."
-    shutil.rmtree(whole, ignore_errors=True)
-    for part in parts:
-        for path in sorted(path for path in part.rglob("*") if path.is_file()):
-            target = whole / path.relative_to(part)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(path, target)
-            except FileExistsError:
-                raise FetchError(f"{part.name}: holds {target.name}, which another archive of the set holds too") from None
-            except OSError:
-                shutil.copyfile(path, target)
-
 # %% ../nbs/00j_downloads.ipynb #00j-download-021
-def _count(folder: Path, patterns) -> dict[str, int]:
-    "How many files match each pattern."
-    return {pattern: sum(1 for path in folder.glob(pattern) if path.is_file()) for pattern in patterns}
+def _count(folder: Path, pattern: str) -> int:
+    "How many files match."
+    return sum(1 for path in folder.glob(pattern) if path.is_file())
 
 
 def _check_counts(manifest: dict, work: Path, images: list[str] | None) -> dict[str, int]:
@@ -133,21 +117,13 @@ def _check_counts(manifest: dict, work: Path, images: list[str] | None) -> dict[
     holds = manifest["holds"] | ({} if images is None else {"images/*.png": len(images)})
     if missing := [name for name in images or () if not (work / "images" / name).is_file()]:
         raise FetchError(f"{manifest['name']}: {len(missing)} of {len(images)} images are not in the archives, such as {missing[0]}")
-    counts = _count(work, holds)
+    counts = {pattern: _count(work, pattern) for pattern in holds}
     for pattern, n in holds.items():
         if counts[pattern] < n:
-            raise FetchError(f"{manifest['name']}: the archives gave {counts[pattern]} of {n} files {pattern}; they are not what they "
-                             f"should be; remove what is in {work.parent}, and call again")
+            raise FetchError(f"{manifest['name']}: the archives gave {counts[pattern]} of {n} files {pattern}; fetch them anew")
     return counts
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-022
-def _record(manifest: dict, parts: list[Path], **more) -> dict:
-    "What `SOURCE.json` says about a folder."
-    about = {key: manifest[key] for key in ("name", "title", "page", "licence", "citation", "note")}
-    sums = {part.name: part.with_name(f"{part.name}.sha256").read_text() for part in parts}
-    return about | {"multimix": __version__, "sha256": sums} | more
-
-
 def read_source(folder: str | Path) -> dict:
     "What `SOURCE.json` says about a folder that `download` laid out: title, licence, citation, checksums, counts. Empty if it has none."
     path = Path(folder) / "SOURCE.json"
@@ -161,14 +137,15 @@ def _is_there(folder: Path, manifest: dict, size: int | None, images: list[str] 
     source = read_source(folder)
     if not source:
         raise InputError(f"{folder}: is there already, not made by this command, and stays as it is; choose another place, or move it")
-    asked = {"name": manifest["name"], "images": images and len(images)} | ({} if size is None else {"size": size})
+    asked = {"name": manifest["name"], "size": size or source.get("size"), "images": None if images is None else source.get("images")}
     for key, value in asked.items():
         if source.get(key) != value:
             raise InputError(f"{folder}: is {source['name']} with {key} {source.get(key)}, not {value}; remove it, or choose another place")
-    now = _count(folder, source["counts"])
+    if other := [name for name in images or () if not (folder / "images" / name).is_file()]:
+        raise InputError(f"{folder}: holds other images, {other[0]} is not among them; remove it, or choose another place")
     for pattern, n in source["counts"].items():
-        if now[pattern] < n:
-            raise InputError(f"{folder}: {n - now[pattern]} of {n} files {pattern} are gone since it was made; remove it, and call again")
+        if (now := _count(folder, pattern)) < n:
+            raise InputError(f"{folder}: {n - now} of {n} files {pattern} are gone since it was made; remove it, and call again")
     return True
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-026
@@ -195,8 +172,7 @@ def _part(manifest: dict, entry: dict, parts: Path, downloads: Path, keep: bool,
     if done.is_dir():
         return done
     yours = (downloads / entry["file"]).is_file()
-    source = _find(manifest, entry, downloads, progress, how)
-    if source is None:
+    if (source := _find(manifest, entry, downloads, progress, how)) is None:
         return None
     done.with_name(f"{done.name}.sha256").write_text(checksum(source) if source.is_file() else "")
     _take(entry, source, done, images, progress)
@@ -237,7 +213,7 @@ def download(name: str, to: str | Path = "data", size: int | None = None, images
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-031
 def _make(manifest: dict, entries: list[dict], folder: Path, keep: bool, progress: bool, images: list[str] | None, how: dict) -> None:
-    "Fetch and unpack file by file, merge, lay out, count, and rename."
+    "Fetch and unpack file by file, put together, and rename."
     name, downloads, work = manifest["name"], folder.parent / "downloads" / manifest["name"], folder.with_name(f".{folder.name}.unfinished")
     parts = work / f"{zlib.crc32(json.dumps([entries, images]).encode()):08x}"  # of this choice; what an earlier one left is dropped
     for other in work.glob("*"):
@@ -246,20 +222,30 @@ def _make(manifest: dict, entries: list[dict], folder: Path, keep: bool, progres
     parts.mkdir(parents=True, exist_ok=True)
     _check_space([entry for entry in entries if not (parts / entry["file"]).is_dir()], folder.parent, name)
     done = [_part(manifest, entry, parts, downloads, keep, images, progress, how) for entry in entries]
-    done, whole = [part for part in done if part], work / "whole"
-    _merge(done, whole)
-    if name in LAY_OUT:
-        LAY_OUT[name](whole, progress)
-    size = max((entry["pixels"] for entry in entries if "pixels" in entry), default=None)
-    record = _record(manifest, done, counts=_check_counts(manifest, whole, images), size=size, images=images and len(images))
-    (whole / "SOURCE.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(whole, folder)
+    try:
+        os.replace(_put_together(manifest, [part for part in done if part], work / "whole", images, progress), folder)
+    except InputError:  # what was unpacked is not what it should be: the next call begins anew
+        shutil.rmtree(work)
+        raise
     shutil.rmtree(work)
     for place in (downloads, downloads.parent):
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-033
+# %% ../nbs/00j_downloads.ipynb #00j-download-032
+def _put_together(manifest: dict, parts: list[Path], whole: Path, images: list[str] | None, progress: bool) -> Path:
+    "Merge the parts, bring them into our layout, count, and write `SOURCE.json`."
+    merge(parts, whole)
+    if manifest["name"] in LAY_OUT:
+        LAY_OUT[manifest["name"]](whole, progress)
+    record = {key: manifest[key] for key in ("name", "title", "page", "licence", "citation", "note")}
+    record |= {"counts": _check_counts(manifest, whole, images), "images": images and len(images), "multimix": __version__}
+    record["size"] = {entry["file"]: entry.get("pixels") for entry in manifest["files"]}[parts[0].name]
+    record["sha256"] = {part.name: part.with_name(f"{part.name}.sha256").read_text() for part in parts}
+    (whole / "SOURCE.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    return whole
+
+# %% ../nbs/00j_downloads.ipynb #00j-download-034
 def _download_parts(manifest: dict, to: Path, options: dict) -> Path:
     "Each part of a bundle, then the roles of those that are there; raises `InputError` at the end for the others."
     failed = {}
@@ -274,7 +260,7 @@ def _download_parts(manifest: dict, to: Path, options: dict) -> Path:
                          f"the rest is in {to}, and the same call tries again")
     return to
 
-
+# %% ../nbs/00j_downloads.ipynb #00j-download-035
 def _write_roles(manifest: dict, to: Path) -> None:
     "Write `roles.json` for the parts that are there, unless the folder has roles of its own, or the paper's sets."
     path, sign = to / "roles.json", f"multimix download {manifest['name']}"
@@ -286,7 +272,7 @@ def _write_roles(manifest: dict, to: Path) -> None:
         beside.write_text(json.dumps({"by": sign, **roles}, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, path)
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-035
+# %% ../nbs/00j_downloads.ipynb #00j-download-037
 def _download_address(url: str, to: Path, progress: bool, how: dict) -> Path:
     "A file or folder of one's own: fetched to `to`, and unpacked if it is a single archive."
     if is_drive(url):

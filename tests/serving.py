@@ -1,4 +1,5 @@
 """A real web server on localhost that misbehaves on request: for the tests of fetch and downloads."""
+import gzip
 import http.server
 import threading
 from dataclasses import dataclass, field
@@ -123,6 +124,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             block = file.content[i:i + 1000]
             self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block))
         self.wfile.write(b"0\r\n\r\n")
+
+    def do_encoded(self, file):
+        "Compressed on the way, though nobody asked for it."
+        packed = gzip.compress(file.content)
+        self.answer(200, Content_Length=len(packed), Content_Encoding="gzip", ETag=file.etag)
+        self.wfile.write(packed)
+
+    def do_labelled(self, file):
+        "A .gz as it is, which the server believes to be something encoded by gzip."
+        self.do_honest(file, headers={"Content-Encoding": "x-gzip"})
 
     def do_page(self, file):
         self.do_honest(File(b"<html>Please accept our terms.</html>", kind="text/html; charset=utf-8"))

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multimix.archives import safe_name, unpack, unpack_into
+from multimix.archives import merge, safe_name, unpack, unpack_into
 from multimix.fetch import FetchError
 
 NOISE = np.random.default_rng(0).bytes(30_000)
@@ -286,3 +286,30 @@ def test_any_files_come_out_as_they_went_in(tmp_path_factory, files, kind):
     if any(a != b and (a + "/").startswith(b + "/") for a in files for b in files):
         return
     assert contents(unpack(KINDS[kind](box / "a", files), box / "out", progress=False)) == files
+
+
+# several archives
+
+
+def test_merged_folders(box):
+    for name, files in {"a": FILES, "b": {"set/deep/c.png": b"c", "d.png": b"d"}, "empty": {}}.items():
+        unpack(make_zip(box / f"{name}.zip", files), box / name, progress=False)
+    (box / "whole").mkdir()
+    (box / "whole" / "old.png").write_bytes(b"old")
+    merge([box / "a", box / "b", box / "empty"], box / "whole")
+    assert contents(box / "whole") == FILES | {"set/deep/c.png": b"c", "d.png": b"d"}
+    assert contents(box / "a") == FILES
+
+
+def test_merged_without_hard_links(box, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda a, b: (_ for _ in ()).throw(OSError("no links here")))
+    unpack(make_zip(box / "a.zip", FILES), box / "a", progress=False)
+    merge([box / "a"], box / "whole")
+    assert contents(box / "whole") == FILES and not os.path.samefile(box / "a/set/a.png", box / "whole/set/a.png")
+
+
+def test_a_file_that_two_folders_hold(box):
+    for name in "ab":
+        unpack(make_zip(box / f"{name}.zip", {"x/1.png": b"1", f"x/{name}.png": b"2"}), box / name, progress=False)
+    with pytest.raises(FetchError, match="b: holds 1.png, which another archive of the set holds too"):
+        merge([box / "a", box / "b"], box / "whole")

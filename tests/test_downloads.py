@@ -272,8 +272,10 @@ def test_nih_by_a_list_of_images(publisher, server):
     get("nih", images="list.txt")
     assert tree("data/nih/images") == ["00001336_000.png", "00001336_001.png", "00028173_005.png"]
     assert sorted(Path(entry[0]).name for entry in server.log) == ["Data_Entry_2017_v2020.csv", "images_002.tar.gz", "images_012.tar.gz"]
-    assert get("nih", images=["00001336_001.png", "00001336_000.png", "00028173_005.png"]) == Path("data/nih") and len(server.log) == 3
+    for images in (["00001336_001.png", "00001336_000.png", "00028173_005.png"], ["00001336_000.png"]):
+        assert get("nih", images=images) == Path("data/nih") and len(server.log) == 3
     fails("nih", "nih with images 3, not None")
+    fails("nih", "data/nih: holds other images, 00001336_002.png is not among them", images=["00001336_000.png", "00001336_002.png"])
     shutil.rmtree("data/nih")
     fails("nih", "1 of 2 images are not in the archives, such as 00001336_999.png", images=["00001336_000.png", "00001336_999.png"])
     fails("nih", "images: an empty list", images=[])
@@ -493,6 +495,13 @@ def test_an_archive_that_is_damaged(mcu):
     assert not Path("data/montgomery").exists()
 
 
+def test_a_mended_archive_is_fetched_anew(mcu, server):
+    mcu(pack_zip({"readme.txt": b"x"}))
+    fails("montgomery", "gave 0 of 12 files")
+    mcu()
+    assert len(tree(get("montgomery"))) == 25 and len(server.log) == 2
+
+
 def test_two_archives_with_the_same_file(publisher):
     archives = nih_archives()
     archives["images_002.tar.gz"] = archives["images_001.tar.gz"]
@@ -508,7 +517,7 @@ def test_a_disk_that_is_too_small_is_known_before(mcu, server):
     assert not server.log
 
 
-@pytest.mark.parametrize("where", ["multimix.downloads._merge", "multimix.downloads._check_counts", "multimix.downloads._record"])
+@pytest.mark.parametrize("where", ["multimix.downloads.merge", "multimix.downloads._check_counts", "multimix.downloads._put_together"])
 def test_what_was_unpacked_survives_a_kill(publisher, server, where):
     publish_nih(publisher)
     with mock.patch(where, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
@@ -538,7 +547,7 @@ def test_a_kill_between_two_archives(publisher, server):
 
 def test_another_choice_starts_over(publisher, server):
     publish_nih(publisher)
-    with mock.patch("multimix.downloads._merge", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch("multimix.downloads.merge", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         get("nih", images=["00000001_000.png", "00000001_001.png"])
     get("nih", images=["00000001_002.png"])
     assert tree("data/nih/images") == ["00000001_002.png"]

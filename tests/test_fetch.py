@@ -1,4 +1,5 @@
 """Fetching against a real server that cuts, stalls, lies, redirects, is busy, serves the wrong bytes, and changes the file."""
+import gzip
 import hashlib
 import json
 import os
@@ -111,6 +112,15 @@ def test_an_empty_file(get):
 
 def test_without_a_length(get):
     assert get("chunked", sha256=SHA256).read_bytes() == DATA
+
+
+def test_encoded_on_the_way(get):
+    assert get("encoded", sha256=SHA256).read_bytes() == DATA
+
+
+def test_an_archive_that_the_server_takes_for_encoded(get):
+    packed = gzip.compress(DATA)
+    assert get("labelled", name="set.tar.gz", content=packed).read_bytes() == packed
 
 
 def test_a_later_call_goes_on(get, server, tmp_path):
@@ -373,6 +383,19 @@ def test_drive_writes_beside_and_renames(tmp_path, url, function):
         for _ in range(2):  # the second call does nothing
             assert fetch_drive(url, tmp_path / "drive", progress=False) == tmp_path / "drive"
     assert called.call_count == 1 and checksum(tmp_path / "drive" / "a.zip") == SHA256 and left(tmp_path) == ["drive"]
+
+
+def test_a_folder_of_drive_that_comes_in_part(tmp_path):
+    def half(output, **options):
+        Path(output, "a.png").write_bytes(b"a")
+        raise getattr(gdown.exceptions, "DownloadError", RuntimeError)("Failed to download the following files:\n- b.png")
+
+    with mock.patch.object(gdown, "download_folder", side_effect=half):
+        with pytest.raises(FetchError, match="Failed to download the following files: - b.png"):
+            fetch_drive(FOLDER, tmp_path / "drive", progress=False)
+    assert left(tmp_path) == ["drive.part"]
+    with mock.patch.object(gdown, "download_folder", return_value=["a.png"]):
+        assert left(fetch_drive(FOLDER, tmp_path / "drive", progress=False)) == ["a.png"]
 
 
 @pytest.mark.parametrize("said, meaning", [
