@@ -235,10 +235,10 @@ def cache_readable(paths, size: int, on_error: str = "raise", kind: str = "image
 
 
 def cache_images(paths, size: int, cache_dir: str | Path | None = None, workers: int | None = None, progress: bool = True,
-                 kind: str = "image", **how) -> np.ndarray:
+                 kind: str = "image", aspect: str = "stretch", bits: int | None = None) -> np.ndarray:
     """Decode and resize files once, then map them into memory: uint8 `(N, size, size)`, {0, 1} for `kind='mask'`.
 
-    `cache_dir`, `workers` and `progress` as in `cache_rows`; `how` may hold `aspect` and `bits`, as in `thumbnail`. Raises `InputError`
-    naming the files that cannot be read.
+    `cache_dir`, `workers` and `progress` as in `cache_rows`; `kind`, `aspect` and `bits` as in `thumbnail`. Raises `InputError` naming the
+    files that cannot be read.
     """
-    return cache_readable(paths, size, kind=kind, cache_dir=cache_dir, workers=workers, progress=progress, **how)[0]
+    return cache_readable(paths, size, "raise", kind, aspect, bits, cache_dir=cache_dir, workers=workers, progress=progress)[0]

@@ -41,6 +41,7 @@ TRAIN_OPTIONS = {
     "device": dict(default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, ..."),
     "out": dict(metavar="DIR", help="folder of the run (default: a new one in runs/)"),
     "resume": dict(action="store_true", help="go on with the run in --out; its settings need not be repeated, its --data must"),
+    "allow-shared": dict(action="store_true", help="train though a test set shares a patient or an image with the training"),
 }
 
 # %% ../nbs/13_cli.ipynb #13-cli-downopts
@@ -86,7 +87,7 @@ def train_command(args: argparse.Namespace) -> None:
     "`multimix train`: `run_experiment` with the options, then the summary."
     from multimix.experiments import run_experiment
 
-    settings = {name: getattr(args, name) for name in TRAIN_OPTIONS}
+    settings = {name: getattr(args, name) for name in (option.replace("-", "_") for option in TRAIN_OPTIONS)}
     print(summary(run_experiment(**settings, progress=sys.stderr.isatty())))
 
 # %% ../nbs/13_cli.ipynb #13-cli-029

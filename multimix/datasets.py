@@ -8,15 +8,15 @@ import csv
 import json
 import os
 import re
-import warnings
 import zlib
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from .data import ImageSet, InputError, MultiTaskData, cache_images, check_size, find_duplicates, merge_duplicates
+from .data import ImageSet, InputError, MultiTaskData, check_size, merge_duplicates
 from .downloads import download
 from .images import list_images
-from .sets import chain, read_masked
+from .cache import cache_readable
+from .sets import only, read_masked
 from .tables import read_table
 
 _all_ = ["download"]  # fetches any of these sets by name
@@ -57,26 +57,22 @@ def _kermany_part(folder: Path, split: str, size: int, cache: dict) -> ImageSet:
     groups = [list_images(folder / split / name) for name in ("NORMAL", "PNEUMONIA")]
     paths = groups[0] + groups[1]
     names = [f"{split}/{p.parent.name}/{p.name}" for p in paths]
-    images = cache_images(paths, size, **cache)
+    images, kept = cache_readable(paths, size, **cache)
     patients = merge_duplicates(np.array([kermany_patient(name) for name in names]), images)
-    return ImageSet(images, names, np.repeat([0, 1], [len(g) for g in groups]), patients=patients, classes=("normal", "pneumonia"))
+    labels = np.repeat([0, 1], [len(group) for group in groups])
+    return only(ImageSet(images, names, labels, patients=patients, classes=("normal", "pneumonia")), kept)
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-019
 def _load_chest_xray(root: str | Path, name: str, size: int, cache: dict) -> tuple[ImageSet, ImageSet]:
     folder = _inside(root, f"{name}/chest_xray", "chest_xray", needs=("train", "test"))
-    train, test = (_kermany_part(folder, split, check_size(size), cache) for split in ("train", "test"))
-    names = train.names + test.names
-    for group in find_duplicates(chain([train.images, test.images])):
-        if group[0] < len(train) <= group[-1]:
-            warnings.warn(f"{folder}: the same image in train and test: {', '.join(names[i] for i in group)}", stacklevel=3)
-    return train, test
+    return tuple(_kermany_part(folder, split, check_size(size), cache) for split in ("train", "test"))
 
 
 def load_kermany(root: str | Path, size: int = 64, **cache) -> tuple[ImageSet, ImageSet]:
     """Kermany et al. 2018, chest X-rays of children, `(train, test)` as published: labels normal / pneumonia, patients.
 
     Expects `chest_xray/{train,test}/{NORMAL,PNEUMONIA}`; the 16 images of `val`, which many copies lack, are not used. Identical images
-    stay in, under one patient key; those in both train and test are named in a warning. Raises `InputError` for a missing or empty
+    stay in, under one patient key (`MultiTaskData` refuses one in both train and test). Raises `InputError` for a missing or empty
     folder and for a damaged file. `cache` goes to `cache_images`.
     """
     return _load_chest_xray(root, "kermany", size, cache)

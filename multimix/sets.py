@@ -16,7 +16,7 @@ from .cache import cache_key, cache_readable, cache_rows, rows_kept
 from .images import InputError, check_size, image_size, list_images, resize_image, thumbnail
 
 # %% auto #0
-__all__ = ['ImageSet', 'Rows', 'pick', 'chain', 'read_folders', 'read_mask', 'cache_masks', 'read_masked']
+__all__ = ['ImageSet', 'Rows', 'pick', 'chain', 'only', 'read_folders', 'read_mask', 'cache_masks', 'read_masked']
 
 # %% ../nbs/00e_sets.ipynb #00e-sets-006
 @dataclass(repr=False)
@@ -138,7 +138,8 @@ def _subset(s: ImageSet, indices) -> ImageSet:
     return ImageSet(pick(s.images, i), [s.names[k] for k in i], labels, masks, patients, boxes, s.classes)
 
 # %% ../nbs/00e_sets.ipynb #00e-sets-023
-def _only(s: ImageSet, kept: np.ndarray) -> ImageSet:
+def only(s: ImageSet, kept: np.ndarray) -> ImageSet:
+    "The images at the places `kept`, int64: the set itself where these are all."
     return s if len(kept) == len(s) else s.subset(kept)
 
 
@@ -153,7 +154,7 @@ def read_folders(folders: dict[str, str | Path], size: int, **cache) -> ImageSet
     paths = [p for group in groups for p in group]
     names = [f"{p.parent.name}/{p.name}" for p in paths]
     images, kept = cache_readable(paths, check_size(size), **cache)
-    return _only(ImageSet(images, names, labels, classes=tuple(folders)), kept)
+    return only(ImageSet(images, names, labels, classes=tuple(folders)), kept)
 
 # %% ../nbs/00e_sets.ipynb #00e-sets-031
 def _label_map(path: str | Path, colours: bool) -> np.ndarray:
@@ -293,5 +294,5 @@ def read_masked(image_dir: str | Path, mask_dirs, size: int, merge: bool = True,
     masks, good = cache_masks(rows, size, values, merge, on_error, aspect, **cache)
     pixels, kept = cache_readable(paths, size, on_error, aspect=aspect, bits=bits, **cache)
     names = [f"{path.parent.name}/{path.name}" for path in paths]
-    masked = _only(ImageSet(pixels[:n], names[:n], masks=masks), np.intersect1d(good, kept))
-    return masked, _only(ImageSet(pixels[n:], names[n:]), kept[kept >= n] - n) if bare else None
+    masked = only(ImageSet(pixels[:n], names[:n], masks=masks), np.intersect1d(good, kept))
+    return masked, only(ImageSet(pixels[n:], names[n:]), kept[kept >= n] - n) if bare else None

@@ -16,7 +16,7 @@ import numpy as np
 
 from .cache import cache_readable
 from .images import SUFFIXES, InputError, check_size
-from .sets import ImageSet, cache_masks
+from .sets import ImageSet, cache_masks, only
 
 # %% auto #0
 __all__ = ['YES', 'NO', 'UNSURE', 'Table', 'read_columns', 'read_labels', 'find_files', 'read_table']
@@ -239,7 +239,7 @@ def _masks_of(t: Table, files: list[str], columns: list[str], folder, size: int,
 # %% ../nbs/00h_tables.ipynb #00h-tables-031
 def _by_split(s: ImageSet, good: np.ndarray, sides: list[str] | None):
     if sides is None:
-        return s if len(good) == len(s) else s.subset(good)
+        return only(s, good)
     return {side: s.subset(good[np.array(sides)[good] == side]) for side in dict.fromkeys(sides)}
 
 # %% ../nbs/00h_tables.ipynb #00h-tables-032

@@ -191,6 +191,21 @@ def test_spoilt_folder_is_refused(run, tmp_path, broken, spoil):
     assert not (tmp_path / "run").exists() and left_behind(broken) == before
 
 
+def test_a_split_that_shares_an_image_is_refused_and_says_how_to_allow_it(run, tmp_path, broken):
+    first = sorted((broken / "kermany/chest_xray/train/NORMAL").iterdir())[0]
+    shutil.copy(first, broken / "kermany/chest_xray/test/NORMAL/copy.jpeg")
+    done = run("train", *TINY, "--steps", "2", "--method", "enc", "--labels", "8", "--data", broken, "--out", "r", ok=False)
+    assert_refused(done, "test/NORMAL/copy.jpeg is identical to", first.name, "--allow-shared")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_shared_split_can_be_allowed(monkeypatch):
+    import multimix.experiments as experiments
+    asked = []
+    monkeypatch.setattr(experiments, "run_experiment", lambda **settings: asked.append(settings["allow_shared"]) or {})
+    assert main(["train", "--allow-shared"]) == main(["train"]) == 0 and asked == [True, False]
+
+
 def test_more_labels_than_there_are_is_refused(run, tmp_path, xrays):
     assert_refused(run("train", "--data", xrays, *TINY, "--labels", "500", "--method", "enc", "--out", "run", ok=False), "500")
     assert not (tmp_path / "run").exists()

@@ -158,7 +158,6 @@ def test_faults_are_named(root, fault, named):
     assert not any(f.name.startswith(".") for f in (root.parent / "cache").glob("*"))
 
 
-@pytest.mark.filterwarnings("ignore:.*the same image in train and test")
 def test_a_split_that_shares_an_image_is_refused_unless_allowed(root):
     shutil.copy(root / "kermany/chest_xray/train/NORMAL/IM-0003-0001.png", root / "kermany/chest_xray/test/NORMAL/IM-9999-0001.png")
     match = r"\['in_domain'\]\['classification'\]: 1 of its 41 images are in .*IM-9999-0001.png is identical to .*IM-0003-0001.png"
@@ -168,6 +167,17 @@ def test_a_split_that_shares_an_image_is_refused_unless_allowed(root):
     assert "\n" not in str(error.value)
     with pytest.warns(UserWarning, match=match):
         assert len(load(root, allow_shared=True).tests["in_domain"]["classification"]) == 41
+
+
+def test_damaged_files_may_be_left_out(root):
+    for name in ("kermany/chest_xray/train/NORMAL/IM-0003-0001.png", "jsrt/images/JPCLN004.png", "nih/images/c.png"):
+        (root / name).write_bytes(b"junk")
+    whole = len(load_kermany(root, 32, cache_dir=root / "cache", progress=False, on_error="skip")[0])
+    with pytest.warns(UserWarning, match="files cannot be used"):
+        data = load(root, labels=None, masks=None, on_error="skip")
+    assert whole == 39 == len(data.cls_labeled) + len(data.cls_val) and len(data.tests["cross_domain"]["classification"]) == 3
+    sets = [data.cls_labeled, data.cls_val, data.seg_labeled, data.seg_val, *data.tests["in_domain"].values()]
+    assert not [name for s in sets for name in s.names if "/IM-0003-0001" in name and "train" in name or "JPCLN004" in name]
 
 
 @pytest.mark.parametrize("options, named", [({"size": 100}, "size=100"), ({"labels": 1000}, "1000 labels"), ({"masks": 100}, "100 masks"),
@@ -188,7 +198,7 @@ def test_patient_keys(name, key):
     assert kermany_patient(name) == key
 
 
-def test_copies_share_a_patient_and_a_leak_is_warned_of(root):
+def test_copies_share_a_patient_and_a_leak_is_refused(root):
     folder = root / "kermany/chest_xray"
     train, _ = load_kermany(root, 32, progress=False)
     before = len(set(train.patients))
@@ -198,8 +208,8 @@ def test_copies_share_a_patient_and_a_leak_is_warned_of(root):
         train, _ = load_kermany(root, 32, progress=False)
     assert len(train) == 41 and len(set(train.patients)) == before
     shutil.copy(folder / "train/PNEUMONIA/person1_virus_2.png", folder / "test/PNEUMONIA/person99_virus_9.png")
-    with pytest.warns(UserWarning, match="train/PNEUMONIA/person1_virus_2.png.*test/PNEUMONIA/person99_virus_9.png"):
-        load_kermany(root, 32, progress=False)
+    with pytest.raises(InputError, match="test/PNEUMONIA/person99_virus_9.png is identical to train/PNEUMONIA/person1_virus_2.png"):
+        load(root)
 
 
 # JSRT
