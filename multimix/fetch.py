@@ -243,8 +243,7 @@ def fetch(url: str, path: str | Path, sha256: str | None = None, md5: str | None
 
     Writes `path.part` and renames it. A broken download is resumed by HTTP range, also by a later call, if the server proves that the
     file is still the same. Stops after `tries` tries in a row without progress, with waits of `wait`, 2 `wait`, 4 `wait`, ... seconds,
-    at most `max_wait`, or as `Retry-After` asks; `stall` seconds without a byte end a try. `page` is where a person finds the file. Raises
-    `FetchError`.
+    at most `max_wait`, or as `Retry-After` asks; `stall` seconds without a byte end one. `page` is for people. Raises `FetchError`.
     """
     path, part = Path(path), Path(f"{path}.part")
     if path.is_file():
