@@ -203,7 +203,7 @@ def _check_roles(path: Path) -> dict[str, dict[str, str]]:
         raise InputError(f"{path}: {'uses kermany and pneumoniamnist, which show the same children' if names else 'gives no set a role'}")
     return roles
 
-
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-parts
 def _play(loaded: ImageSet | tuple[ImageSet, ImageSet], domain: str) -> tuple[ImageSet | None, ImageSet]:
     "`(train, test)`: as published, or a fixed quarter of the patients for the test; abroad, everything is the test."
     if isinstance(loaded, tuple) or domain == "cross_domain":
