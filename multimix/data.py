@@ -42,16 +42,21 @@ def _epoch_order(n: int, seed: int) -> np.ndarray:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
 
 # %% ../nbs/00_data.ipynb #00-data-012
+def _move(array: np.ndarray | Rows, device: torch.device) -> Tensor:
+    "The whole array as a tensor on a device; what lies on disk goes there in pieces, and never is in memory as a whole."
+    rows = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, device=device)
+    for i in range(0, len(array), 4096):
+        rows[i : i + 4096] = torch.from_numpy(np.array(array[i : i + 4096]))
+    return rows
+
+
 def _place(array: np.ndarray | Rows | None, device: torch.device) -> np.ndarray | Rows | Tensor | None:
     "The whole array on an accelerator where it takes less than half of the free memory; else as it is."
     if array is None or device.type == "cpu":
         return array
     if device.type == "cuda" and array.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
         return array
-    rows = torch.empty(array.shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, device=device)
-    for i in range(0, len(array), 4096):  # what lies on disk never is in memory as a whole
-        rows[i : i + 4096] = torch.from_numpy(np.array(array[i : i + 4096]))
-    return rows
+    return _move(array, device)
 
 
 def _rows(store: np.ndarray | Rows | Tensor, index: Tensor, device: torch.device) -> Tensor:

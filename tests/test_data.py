@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from multimix.cache import cache_images
-from multimix.data import ImageSet, InputError, MultiTaskData, Stream, join
+from multimix.data import ImageSet, InputError, MultiTaskData, Stream, _move, join
 from multimix.images import list_images
 from multimix.sets import Rows
 
@@ -255,6 +255,20 @@ def test_everything_is_the_same_from_disk(tmp_path):
             a, b = stream.batch(step), other.batch(step)
             assert all(torch.equal(x, y) if x is not None else y is None for x, y in zip(vars(a).values(), vars(b).values()))
     assert np.array_equal(disk.withheld["seg_unlabeled"], memory.withheld["seg_unlabeled"])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64])
+def test_what_lies_on_disk_moves_to_a_device_in_pieces(kind):
+    source = np.random.default_rng(0).integers(0, 200, (9000, 2, 3)).astype(kind)
+    order = np.random.default_rng(1).permutation(9000)
+
+    class Counted(Rows):
+        def __getitem__(self, key):
+            assert isinstance(key, slice) and key.stop - key.start <= 4096
+            return super().__getitem__(key)
+
+    moved = _move(Counted([source], order), torch.device("cpu"))
+    assert moved.dtype == torch.from_numpy(source).dtype and np.array_equal(moved.numpy(), source[order])
 
 
 def test_a_set_is_described_in_a_few_lines():
