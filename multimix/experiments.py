@@ -35,13 +35,15 @@ SHOWN = {
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-007
 def collect(out: str | os.PathLike):
-    "One row for each results.json under `out`, as a pandas DataFrame: the settings, then the columns of `SHOWN`."
+    """One row for each results.json under `out`, as a pandas DataFrame: the settings, then the columns of `SHOWN`. Settings that only the
+    name of a run's folder states (see `cell_name`) are columns of text; a run without them has NaN there."""
     import pandas as pd
 
     rows = []
     for file in sorted(Path(out).rglob("results.json")):
         results = json.loads(file.read_text())
-        row = {k: results[k] for k in ("method", "size", "steps", "labels", "masks", "seed")}
+        named = (part.split("=", 1) for part in file.parent.name.split(",") if "=" in part)
+        row = {k: results[k] for k in ("method", "size", "steps", "labels", "masks", "seed")} | {k: v for k, v in named if k not in results}
         for name, path in SHOWN.items():
             value = results
             for key in path:
@@ -64,7 +66,7 @@ def pick_device(name: str = "auto") -> str:
     return name
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-013
-PHANTOM_DEFAULTS = dict(labels=50, masks=20, steps=300, size=64, threshold=0.8)
+PHANTOM_DEFAULTS = dict(labels=100, masks=20, steps=300, size=64, threshold=0.8)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-014
 def load_data(data: str | os.PathLike | None, config: Config, allow_shared: bool = False) -> MultiTaskData:

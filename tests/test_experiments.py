@@ -161,6 +161,16 @@ def test_cells_are_run_once_and_summarised(tmp_path, monkeypatch):
     assert math.isclose(table[("AUROC", "mean")].iloc[0], runs["AUROC"].mean())
 
 
+def test_settings_in_the_name_of_a_folder_become_columns(tmp_path):
+    results = dict(method="enc", size=32, steps=2, labels=4, masks=2, seed=0, seconds=1.0, in_domain={}, cross_domain={})
+    for name in ("labeled_view=both,method=enc,seed=0", "plain"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    runs = collect(tmp_path)
+    assert runs["labeled_view"].tolist()[0] == "both" and runs["labeled_view"].isna().tolist() == [False, True]
+    assert runs["method"].tolist() == ["enc", "enc"] and runs["AUROC"].isna().all()
+
+
 def test_an_empty_table_and_an_unfinished_run_say_what_to_do(tmp_path):
     with pytest.raises(InputError, match="no results.json"):
         collect(tmp_path)
