@@ -4,6 +4,7 @@
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-003
 from __future__ import annotations
+import contextlib
 import difflib
 import json
 import os
@@ -72,8 +73,9 @@ def catalogue(folder: str | Path | None = None) -> str:
     lines = []
     for m in (read_manifest(name, folder) for name in manifest_names(folder)):
         sizes = [entry["bytes"] for entry in (_choose(m, None, None) if "files" in m else ()) if not entry.get("optional")]
-        weight = f"{sum(n or 0 for n in sizes) / 1e9:.1f}{'+' if None in sizes else ' '} GB" if any(sizes) else ""
-        lines.append(f"{m['name']:15} {weight:>8}  {m.get('access', 'open'):12}  {m['title']}")
+        gigabytes = sum(n or 0 for n in sizes) / 1e9
+        weight = f"{gigabytes:.1f} GB{'+' if None in sizes else ''}" if gigabytes > 0.1 else ""
+        lines.append(f"{m['name']:15} {weight:9} {m.get('access', 'open'):13} {m['title']}")
     return "\n".join(lines)
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-017
@@ -206,9 +208,12 @@ def download(name: str, to: str | Path = "data", size: int | None = None, images
     entries, folder = _choose(manifest, size, images), to / manifest["folder"]
     if not _is_there(folder, manifest, size, images):
         to.mkdir(parents=True, exist_ok=True)
-        with locked(to / f".{name}.part"):
-            _make(manifest, entries, folder, keep, progress, images, how)
-        (to / f".{name}.part").unlink()
+        with locked(lock := to / f".{name}.part"):
+            try:
+                _make(manifest, entries, folder, keep, progress, images, how)
+            finally:
+                with contextlib.suppress(OSError):  # Windows does not remove an open file
+                    lock.unlink()
     return folder
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-031
