@@ -173,6 +173,16 @@ def test_a_part_is_kept_only_if_the_file_can_be_told(get, server, more, ok):
     assert ranges == ([None, "bytes=50000-"] if ok else [None, "bytes=50000-", None])
 
 
+def test_a_weak_tag_is_no_condition():
+    "W/ means: as good as the same, not the same bytes."
+    from multimix.fetch import _headers
+
+    date = formatdate(1e9, usegmt=True)
+    assert _headers(9, {"etag": '"v1"', "modified": date})["If-Range"] == '"v1"'
+    assert _headers(9, {"etag": 'W/"v1"', "modified": date})["If-Range"] == date
+    assert "If-Range" not in _headers(9, {"etag": 'W/"v1"', "modified": None}) and "Range" not in _headers(0, {})
+
+
 def test_with_a_checksum_the_part_may_be_kept_without_a_tag(get, server):
     assert get(("cut", 50_000), more={"etag": None}, sha256=SHA256).read_bytes() == DATA
     assert len(server.log) == 2
