@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from .formats import Unreadable, check_jpeg, check_pixels, stream_size
+from .formats import Unreadable, check_jpeg, check_length, check_pixels, stream_size
 
 # %% auto #0
 __all__ = ['ELEMENTS', 'apply_window', 'is_dicom', 'open_dicom']
@@ -90,8 +90,8 @@ def _check(ds) -> tuple[int, int]:
     "The size `(H, W)` of the one grey image of a file; raises `Unreadable` where it holds something else."
     if "PixelData" not in ds:
         raise Unreadable("is a DICOM file without pixels: a report, a directory, or cut short; replace or remove it")
-    if (frames := _whole(ds, "NumberOfFrames", 1) or 1) > 1:
-        raise Unreadable(f"holds {frames} frames, a film or a volume; export the one you need as a file of its own")
+    if _whole(ds, "NumberOfFrames", 1) > 1:
+        raise Unreadable("holds several frames, a film or a volume; export the one you need as a file of its own")
     if _whole(ds, "SamplesPerPixel", 1) != 1 or ds.get("PhotometricInterpretation") not in ("MONOCHROME1", "MONOCHROME2"):
         raise Unreadable("is a DICOM file in colour, such as a screenshot; export the X-ray itself")
     allocated, stored = _whole(ds, "BitsAllocated"), _whole(ds, "BitsStored")
@@ -142,15 +142,13 @@ def _check_stream(ds, syntax, size: tuple[int, int]) -> None:
 # %% ../nbs/00f_dicom.ipynb #00f-dicom-027
 def _stored(ds, size: tuple[int, int]) -> np.ndarray:
     "Stored values, whole numbers (H, W)."
-    syntax, allocated = ds.file_meta.TransferSyntaxUID, _whole(ds, "BitsAllocated")
     with _discreet("holds pixels that cannot be decoded"):
+        syntax, allocated = ds.file_meta.TransferSyntaxUID, _whole(ds, "BitsAllocated")
         decoder, plugin = _decoder(syntax)
         if syntax.is_encapsulated:
             _check_stream(ds, syntax, size)
             return decoder.as_array(ds, raw=True, decoding_plugin=plugin)[0]
-        row = size[1] * allocated // 8
-        if not 0 <= len(ds.PixelData) - row * size[0] < max(row, 2):
-            raise Unreadable(f"is damaged ({len(ds.PixelData):,} bytes of pixels where its size needs {row * size[0]:,}); replace it")
+        check_length(len(ds.PixelData), size[1] * allocated // 8, size[0])
         values = decoder.as_array(ds, raw=True, validate=False, correct_unused_bits=False)[0]
         bits, high = _whole(ds, "BitsStored"), _whole(ds, "HighBit", _whole(ds, "BitsStored") - 1)
         return (values << (allocated - 1 - high)) >> (allocated - bits)  # other bits may hold anything; keeps the sign

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'DEPTHS', 'Pixels', 'Unreadable', 'damage', 'check_pixels', 'to_unit', 'segments', 'stream_size',
-           'check_jpeg', 'open_image']
+           'check_jpeg', 'check_length', 'open_image']
 
 # %% ../nbs/00g_formats.ipynb #00g-formats-009
 class Unreadable(ValueError):
@@ -42,10 +42,8 @@ MAX_PIXELS = 80_000_000
 
 def check_pixels(height: int, width: int) -> None:
     "Raise `Unreadable` for an image without pixels, or with more than `MAX_PIXELS`: no X-ray has them, and memory is finite."
-    if height < 1 or width < 1:
-        raise Unreadable(f"is {width} x {height} pixels large, an empty image; replace or remove it")
-    if height * width > MAX_PIXELS:
-        raise Unreadable(f"claims {width} x {height} pixels, more than any X-ray has (at most {MAX_PIXELS:,}); replace or shrink it")
+    if height < 1 or width < 1 or height * width > MAX_PIXELS:
+        raise Unreadable(f"claims {width} x {height} pixels, where an X-ray has 1 to {MAX_PIXELS:,}; replace or shrink it")
 
 # %% ../nbs/00g_formats.ipynb #00g-formats-016
 DEPTHS = (8, 10, 12, 14, 16)  # bits a pixel of the detectors and file formats in use
@@ -66,7 +64,7 @@ def to_unit(values: np.ndarray, bits: int | None = None) -> np.ndarray:
         return values.astype(np.float32)
     depth = 8 if values.dtype.itemsize == 1 else bits or next((d for d in DEPTHS if high < 2**d), 16)
     if high >= 2**depth:
-        raise Unreadable(f"holds values up to {high}, more than {depth} bits can; say the right `bits`, or save it with 8 or 16")
+        raise Unreadable(f"holds values up to {high:.0f}, more than {depth} bits can; say the right `bits`, or save it with 8 or 16")
     return values.astype(np.float32) / np.float32(2**depth - 1)
 
 # %% ../nbs/00g_formats.ipynb #00g-formats-020
@@ -147,13 +145,13 @@ def _scan(data: bytes) -> tuple[int, int, int, int, int]:
 def check_jpeg(data: bytes) -> None:
     "Raise `Unreadable` unless the compressed data of a JPEG ends where its picture does (in files of at least 16 x 16 pixels)."
     rows, columns, down, start, end = _scan(data)
-    at, _, width = stream_size(data)
+    (at, _, width), tall = stream_size(data), 8 * down * (rows + 4 + 16 // columns)
     restart = [int.from_bytes(data[place + 4 : place + 6], "big") for place, marker in segments(data) if marker == 0xDD]
     if restart and restart[-1]:
         if len(_RESTART.findall(data, start, end)) != -(-rows * columns // restart[-1]) - 1:
             raise Unreadable("is damaged (its restart markers do not fit its size); replace or remove it")
         return
-    if width < 16 or (tall := 8 * down * (rows + 4)) > 65535 or data[at + 1] > 0xC2:
+    if width < 16 or tall > 65535 or data[at + 1] > 0xC2:
         return
     longer = data[: at + 5] + tall.to_bytes(2, "big") + data[at + 7 :]
     bare, filled = _means(longer), _means(longer[:end] + _TAIL + longer[end:])
@@ -163,15 +161,16 @@ def check_jpeg(data: bytes) -> None:
         raise Unreadable("is damaged (its data goes on after its last row); replace or remove it")
 
 # %% ../nbs/00g_formats.ipynb #00g-formats-038
-def _fits(length: int, row: int, rows: int) -> None:
-    "Raise `Unreadable` where bytes of pixels are missing, or where there is at least a row too much."
-    if not 0 <= length - row * rows < max(row, 4):
+def check_length(length: int, row: int, rows: int) -> None:
+    "Raise `Unreadable` where bytes of pixels are missing, or where there is a row or a column too much; a few may fill up the end."
+    spare = length - row * rows
+    if not 0 <= spare < max(row, 4) or (spare and rows > 3 and spare % rows == 0):
         raise Unreadable(f"is damaged ({length:,} bytes of pixels where its size needs {row * rows:,}); replace or remove it")
 
 
 def _check_bmp(im: Image.Image, data: bytes) -> None:
     if im.tile[0].codec_name == "raw" and int.from_bytes(data[14:18], "little") < 124:  # else a colour profile may follow the pixels
-        _fits(len(data) - im.tile[0].offset, im.tile[0].args[1], im.height)
+        check_length(len(data) - im.tile[0].offset, im.tile[0].args[1], im.height)
 
 # %% ../nbs/00g_formats.ipynb #00g-formats-039
 def _check_tiff(im: Image.Image, data: bytes) -> None:
@@ -179,21 +178,22 @@ def _check_tiff(im: Image.Image, data: bytes) -> None:
     tags, (width, height) = im.tag_v2, im.size
     if tags.get(274, 1) >= 5:  # Pillow tells the size after turning it
         width, height = height, width
-    starts, lengths, each = tags.get(273), tags.get(279), tags.get(278, height)
-    if not starts or not lengths or tags.get(284, 1) != 1 or tags.get(262) == 6 or tags.get(259, 1) not in (1, 8, 32946):
-        return  # in tiles, in planes, with halved colours, or compressed in another way
-    depths, samples = tags.get(258, (1,)), tags.get(277, 1)
-    row = -(-width * (sum(depths) if len(depths) == samples else depths[0] * samples) // 8)
+    starts, lengths, each, samples = tags.get(273), tags.get(279), tags.get(278, height), tags.get(277, 1)
+    if not starts or (samples > 1 and tags.get(284, 1) != 1):
+        return  # in tiles, or in planes
     if len(starts) != -(-height // each):
         raise Unreadable("is damaged (its strips do not fit its size); replace or remove it")
+    if not lengths or tags.get(262) == 6 or tags.get(259, 1) not in (1, 8, 32946):
+        return  # with halved colours, or compressed in another way
+    depths = tags.get(258, (1,))
+    row = -(-width * (sum(depths) if len(depths) == samples else depths[0] * samples) // 8)
     for i, (start, length) in enumerate(zip(starts, lengths)):
         rows = min(each, height - i * each)
         if tags.get(259, 1) != 1:
             strip = zlib.decompressobj()
-            length = len(strip.decompress(data[start : start + length], row * rows + max(row, 4)))
-            if not strip.eof and length == row * rows:
-                raise Unreadable("is damaged (a strip has no end); replace or remove it")
-        _fits(length, row, rows)
+            found = strip.decompress(data[start : start + length], row * rows + max(row, 4))
+            length = len(found) if strip.eof else -1
+        check_length(length, row, rows)
 
 # %% ../nbs/00g_formats.ipynb #00g-formats-043
 def _quarter(im: Image.Image, data: bytes) -> bool:
@@ -211,7 +211,9 @@ def _grey(im: Image.Image, data: bytes, bits: int | None) -> np.ndarray:
     if im.format == "JPEG" or im.format == "MPO":
         check_jpeg(data)
         im.draft("L", None)  # of a colour JPEG only the luminance
-    elif im.format in ("BMP", "TIFF"):
+    elif im.format == "PNG":
+        Image.open(io.BytesIO(data), formats=["PNG"]).verify()  # the checksum of the last part, which decoding leaves out
+    else:
         (_check_bmp if im.format == "BMP" else _check_tiff)(im, data)
     tags = getattr(im, "tag_v2", {})
     signed = tags.get(339, (1,))[0] == 2 and im.mode == "L"

@@ -50,7 +50,7 @@ def read_image(path: str | Path, bits: int | None = None) -> np.ndarray:
     `2**bits - 1` in files of more than 8 bits; where `bits` is None it is the smallest of 8, 10, 12, 14, 16 that holds the largest value.
     Orientation tags are obeyed. Raises `InputError` naming a file that is missing, damaged, or of unclear meaning.
     """
-    if bits is not None and bits not in range(8, 17):
+    if bits is not None and (not isinstance(bits, (int, np.integer)) or not 8 <= bits <= 16):
         raise InputError(f"bits={bits!r}: must be None or a whole number from 8 to 16, the depth of your detector")
     _, pixels = _open(path)
     try:
