@@ -14,6 +14,7 @@ import warnings
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -110,8 +111,9 @@ def _missing(f, log, start: int, n: int, row: int) -> list[int]:
 def _make_room(target: Path, need: int) -> None:
     "Remove old parts of other caches; raise `InputError` where `need` bytes will not fit on the disk."
     for old in (p for end in ("part", "log") for p in target.parent.glob(f".*.npy.{end}")):
-        if time.time() - old.stat().st_mtime > 30 * 24 * 3600:
-            old.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another process has just renamed it
+            if time.time() - old.stat().st_mtime > 30 * 24 * 3600:
+                old.unlink()
     free = shutil.disk_usage(target.parent).free
     if need > free:
         raise InputError(f"{target.parent}: the image cache needs {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "

@@ -280,3 +280,11 @@ def test_processes_that_build_the_same_cache_do_not_clash(tmp_path, files):
     answers = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], answers
     assert len({out for out, _ in answers}) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_the_benchmark_measures_and_writes_a_table(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks/cache_memory.py"
+    command = [sys.executable, script, "--counts", "20", "40", "--size", "32", "--only", "build", "--out", tmp_path / "t.csv"]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    head, *rows = (line.split(",") for line in (tmp_path / "t.csv").read_text().split())
+    assert [int(row[0]) for row in rows] == [20, 40] and all(float(row[head.index("build_peak_mb")]) > 20 for row in rows)
