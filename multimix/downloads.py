@@ -191,6 +191,18 @@ def _check_space(entries: list[dict], to: Path, name: str) -> None:
         raise FetchError(f"{name}: needs about {need / 1e9:.1f} GB, and the disk of {to} has {free / 1e9:.1f} GB left")
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-030
+@contextlib.contextmanager
+def _alone(lock: Path):
+    "Nobody else makes this set in the meantime."
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with locked(lock):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows does not remove an open file
+                lock.unlink()
+
+# %% ../nbs/00j_downloads.ipynb #00j-download-031
 def download(name: str, to: str | Path = "data", size: int | None = None, images=None, keep: bool = False, progress: bool = True,
              manifests: str | Path | None = None, **how) -> Path:
     """Fetch the data set `name`, lay it out as a folder in `to`, and return that folder. Does nothing if it is there.
@@ -207,16 +219,11 @@ def download(name: str, to: str | Path = "data", size: int | None = None, images
         return _download_parts(manifest, to, dict(keep=keep, progress=progress, manifests=manifests, **how))
     entries, folder = _choose(manifest, size, images), to / manifest["folder"]
     if not _is_there(folder, manifest, size, images):
-        to.mkdir(parents=True, exist_ok=True)
-        with locked(lock := to / f".{name}.part"):
-            try:
-                _make(manifest, entries, folder, keep, progress, images, how)
-            finally:
-                with contextlib.suppress(OSError):  # Windows does not remove an open file
-                    lock.unlink()
+        with _alone(to / f".{name}.part"):
+            _make(manifest, entries, folder, keep, progress, images, how)
     return folder
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-031
+# %% ../nbs/00j_downloads.ipynb #00j-download-032
 def _make(manifest: dict, entries: list[dict], folder: Path, keep: bool, progress: bool, images: list[str] | None, how: dict) -> None:
     "Fetch and unpack file by file, put together, and rename."
     name, downloads, work = manifest["name"], folder.parent / "downloads" / manifest["name"], folder.with_name(f".{folder.name}.unfinished")
@@ -237,7 +244,7 @@ def _make(manifest: dict, entries: list[dict], folder: Path, keep: bool, progres
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-032
+# %% ../nbs/00j_downloads.ipynb #00j-download-033
 def _put_together(manifest: dict, parts: list[Path], whole: Path, images: list[str] | None, progress: bool) -> Path:
     "Merge the parts, bring them into our layout, count, and write `SOURCE.json`."
     merge(parts, whole)
@@ -250,7 +257,7 @@ def _put_together(manifest: dict, parts: list[Path], whole: Path, images: list[s
     (whole / "SOURCE.json").write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
     return whole
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-034
+# %% ../nbs/00j_downloads.ipynb #00j-download-035
 def _download_parts(manifest: dict, to: Path, options: dict) -> Path:
     "Each part of a bundle, then the roles of those that are there; raises `InputError` at the end for the others."
     failed = {}
@@ -265,7 +272,7 @@ def _download_parts(manifest: dict, to: Path, options: dict) -> Path:
                          f"the rest is in {to}, and the same call tries again")
     return to
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-035
+# %% ../nbs/00j_downloads.ipynb #00j-download-036
 def _write_roles(manifest: dict, to: Path) -> None:
     "Write `roles.json` for the parts that are there, unless the folder has roles of its own, or the paper's sets."
     path, sign = to / "roles.json", f"multimix download {manifest['name']}"
@@ -277,7 +284,7 @@ def _write_roles(manifest: dict, to: Path) -> None:
         beside.write_text(json.dumps({"by": sign, **roles}, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, path)
 
-# %% ../nbs/00j_downloads.ipynb #00j-download-037
+# %% ../nbs/00j_downloads.ipynb #00j-download-038
 def _download_address(url: str, to: Path, progress: bool, how: dict) -> Path:
     "A file or folder of one's own: fetched to `to`, and unpacked if it is a single archive."
     if is_drive(url):
