@@ -129,6 +129,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'multimix.cache._note_bad': ('cache.html#_note_bad', 'multimix/cache.py'),
                                 'multimix.cache._open': ('cache.html#_open', 'multimix/cache.py'),
                                 'multimix.cache._open_cache': ('cache.html#_open_cache', 'multimix/cache.py'),
+                                'multimix.cache._open_or_build': ('cache.html#_open_or_build', 'multimix/cache.py'),
                                 'multimix.cache._put': ('cache.html#_put', 'multimix/cache.py'),
                                 'multimix.cache._read_chunk': ('cache.html#_read_chunk', 'multimix/cache.py'),
                                 'multimix.cache._still_bad': ('cache.html#_still_bad', 'multimix/cache.py'),

@@ -183,6 +183,21 @@ def _still_bad(target: Path, rows: list, read) -> dict[int, str]:
         _note_bad(target, list(bad))
     return bad
 
+# %% ../nbs/00d_cache.ipynb #00d-cache-032b
+def _open_or_build(target: Path, rows: list, read, shape: tuple[int, ...], workers: int | None, progress: bool):
+    "What `cache_rows` returns, from the file `target`, which is made if it is not there."
+    full = (len(rows), *shape)
+    if (array := _open_cache(target, full)) is None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        _build(target, rows, read, shape, workers or min(16, cores), progress)
+        array = _open_cache(target, full)
+    bad = _still_bad(target, rows, read)
+    if len(bad) == len(rows):  # nothing is worth keeping
+        array = np.zeros(full, dtype=np.uint8)
+        target.unlink(missing_ok=True), _bad_file(target).unlink(missing_ok=True)
+    return array, bad
+
 # %% ../nbs/00d_cache.ipynb #00d-cache-032
 def cache_rows(rows, read, shape: tuple[int, ...], name: str, cache_dir: str | Path | None = None, workers: int | None = None,
                progress: bool = True) -> tuple[np.ndarray, dict[int, str]]:
@@ -193,20 +208,11 @@ def cache_rows(rows, read, shape: tuple[int, ...], name: str, cache_dir: str | P
     `InputError` where the folder cannot be written or has no room.
     """
     rows, folder = list(rows), Path(cache_dir or os.environ.get("MULTIMIX_CACHE") or Path.home() / ".cache" / "multimix")
-    target, full = folder / name, (len(rows), *shape)
+    target = folder / name
     if not rows:
-        return np.zeros(full, dtype=np.uint8), {}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return np.zeros((0, *shape), dtype=np.uint8), {}
     try:
-        if (array := _open_cache(target, full)) is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            _build(target, rows, read, shape, workers or min(16, cores), progress)
-            array = _open_cache(target, full)
-        bad = _still_bad(target, rows, read)
-        if len(bad) == len(rows):  # nothing is worth keeping
-            array = np.zeros(full, dtype=np.uint8)
-            target.unlink(missing_ok=True), _bad_file(target).unlink(missing_ok=True)
-        return array, bad
+        return _open_or_build(target, rows, read, shape, workers, progress)
     except OSError as e:
         raise InputError(f"{folder}: the image cache cannot be written ({e.strerror}); set MULTIMIX_CACHE to another folder") from e
 
