@@ -175,9 +175,8 @@ def _check_bmp(im: Image.Image, data: bytes) -> None:
 # %% ../nbs/00g_formats.ipynb #00g-formats-039
 def _check_tiff(im: Image.Image, data: bytes) -> None:
     "Compare the strips of a TIFF with its size, where they are uncompressed or deflate."
-    tags, (width, height) = im.tag_v2, im.size
-    if tags.get(274, 1) >= 5:  # Pillow tells the size after turning it
-        width, height = height, width
+    tags = im.tag_v2
+    height, width = im.size if tags.get(274, 1) >= 5 else im.size[::-1]  # Pillow tells the size after turning it
     starts, lengths, each, samples = tags.get(273), tags.get(279), tags.get(278, height), tags.get(277, 1)
     if not starts or (samples > 1 and tags.get(284, 1) != 1):
         return  # in tiles, or in planes
