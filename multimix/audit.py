@@ -16,7 +16,7 @@ from .audit_contents import check_files, check_masks, check_missing, check_pictu
 from .audit_leaks import check_copies, check_near_copies, check_patients
 from .audit_page import AuditReport  # with to_html
 from .audit_report import SEVERITIES, Sheet, patient_names
-from .facts import read_all
+from .facts import hide, read_all
 from .inventory import Entry, Table, list_files, read_tables, sort_paths
 
 # %% auto #0
@@ -101,10 +101,13 @@ def audit(folder: str | Path, workers: int | None = None, progress: bool = False
     images, tables, others = list_files(folder)
     files = sort_paths(images)
     used = read_tables(folder, tables, files)
-    read_all(folder, files, workers, progress)
+    words = read_all(folder, files, workers, progress)
+    for table in used:
+        table.path = hide(table.path, words)
     findings = [finding for check in CHECKS for finding in check(files)] + check_missing(files, used)
     for finding in findings:
         by_set = Counter(files[group.files[0]].source or "here" for group in finding.groups if group.files)
         finding.why += f" By data set: {', '.join(f'{name} {n:,}' for name, n in by_set.most_common())}." if len(by_set) > 1 else ""
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    return AuditReport(str(folder), files, findings, make_sheets(files, used, others), date.today().isoformat(), __version__, Path(folder))
+    sheets = make_sheets(files, used, others)
+    return AuditReport(hide(str(folder), words), files, findings, sheets, date.today().isoformat(), __version__, Path(folder))

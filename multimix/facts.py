@@ -137,8 +137,11 @@ def read_facts(folder: str | Path, path: str, role: str = "image") -> Facts:
     return facts
 
 # %% ../nbs/00r_facts.ipynb #00r-facts-020
-def read_all(folder: str | Path, entries: list[Entry], workers: int | None = None, progress: bool = False) -> None:
-    "Fill in the `facts` of all entries, in parallel; then the DICOM files' views and patients, and hide identities in all names."
+def read_all(folder: str | Path, entries: list[Entry], workers: int | None = None, progress: bool = False) -> set[str]:
+    """Fill in the `facts` of all entries, in parallel; then the DICOM files' views and patients, and hide identities in all names.
+
+    Returns the words of all identity tags, for `hide` alone: what else is shown of the folder has to go through it, too.
+    """
     from tqdm.auto import tqdm
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
@@ -150,14 +153,16 @@ def read_all(folder: str | Path, entries: list[Entry], workers: int | None = Non
                 bar.update(len(part))
     finally:
         pool.shutdown(cancel_futures=True)
-    _use_tags(entries)
+    return _use_tags(entries)
 
 # %% ../nbs/00r_facts.ipynb #00r-facts-021
-def _use_tags(entries: list[Entry]) -> None:
-    "What DICOM files say goes before tables and names. Words of any identity tag are hidden in every name, and then forgotten."
+def _use_tags(entries: list[Entry]) -> set[str]:
+    "What DICOM files say goes before tables and names. Words of any identity tag are hidden in all that names of folders and files gave."
     words = set().union(*(e.facts.tags["words"] for e in entries if e.facts.tags))
     for number, entry in enumerate(entries):
-        entry.facts.name = hide(entry.facts.name, words & set(re.findall(r"[^\W_]+", entry.path.lower())))
+        mine = words & set(re.findall(r"[^\W_]+", entry.path.lower())) | (entry.facts.tags["words"] if entry.facts.tags else set())
+        entry.facts.name = hide(entry.facts.name, mine)
+        entry.source, entry.label, entry.structure = (hide(text, mine) for text in (entry.source, entry.label, entry.structure))
         if tags := entry.facts.tags:
             tags.pop("words")
             tags["private"] = tags.pop("open") and entry.facts.name != entry.path
@@ -166,3 +171,4 @@ def _use_tags(entries: list[Entry]) -> None:
                 entry.patient, entry.patient_from = tags["patient"], "DICOM"
         if entry.facts.name != entry.path:
             entry.facts.name += f" (file {number + 1})"  # still another name for each
+    return words

@@ -98,7 +98,7 @@ def find_writing(image: np.ndarray) -> tuple[float, tuple[float, float, float, f
     sharp = max(0.12, 4 * 1.4826 * float(np.median(np.abs(step[::2, ::2])))) if step.size else 1.0
     up, down, best, place = _starts(step > sharp), _starts(step < -sharp), 0.0, (0.0, 0.0, 0.0, 0.0)
     for height, width in WINDOWS:
-        if height < rows and width < columns:
+        if height < rows and 2 * width < columns:  # a window as wide as the image would count ribs
             count = [cv2.boxFilter(s, -1, (width, height), normalize=False, borderType=cv2.BORDER_CONSTANT) for s in (up, down)]
             lines = np.minimum(*count) / height
             y, x = np.unravel_index(lines.argmax(), lines.shape)
