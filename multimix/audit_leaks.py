@@ -138,7 +138,7 @@ def check_patients(files: list[Entry]) -> list[Finding]:
     for source in sorted({source for origin, source, _ in shared if origin == "name"}):
         mine = {patient: places for (origin, s, patient), places in shared.items() if (origin, s) == ("name", source)}
         for finding in found(WORDS, "shared-number", [group(places) for places in mine.values()]):
-            finding.title += f" of {source}" if source else ""
+            finding.title += f" ({source})" if source else ""
             finding.why += " " + _doubt(files, mine, numbers[source])
             findings.append(finding)
     return findings
