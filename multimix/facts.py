@@ -166,7 +166,7 @@ def _use_tags(entries: list[Entry]) -> set[str]:
         if tags := entry.facts.tags:
             tags.pop("words")
             tags["private"] = tags.pop("open") and entry.facts.name != entry.path
-            entry.view = tags["view"] or entry.view
+            entry.view = hide(tags["view"], mine) or entry.view
             if tags["patient"]:
                 entry.patient, entry.patient_from = tags["patient"], "DICOM"
         if entry.facts.name != entry.path:

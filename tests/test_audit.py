@@ -1,5 +1,6 @@
 """The audit of a folder: every planted fault is found, a clean folder has none, and the report tells nobody's name."""
 import json
+import logging
 import os
 import re
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multimix.audit import audit
+from multimix import audit_contents, audit_leaks
+from multimix.audit import NEEDS, audit
 from multimix.audit_page import AuditReport
 from multimix.audit_report import Finding, Group, check_place, read_audit, write_whole
 from multimix.cli import main
@@ -362,6 +365,22 @@ def test_dicom_tells_view_bits_and_patients_and_nobody_is_named(hospital):
     assert paths_of(report, "shared-patient") == [{place + "IM0000", place + "cut19620314.dcm", "test/zwicky_ursula/XQ4711-9/IM0009"}]
 
 
+def test_what_pydicom_says_of_bad_identities_is_not_heard(tmp_path, caplog, capfd):
+    "It quotes the value of an element that is not what its type says, here a number of a patient that is called a UID."
+    pydicom = pytest.importorskip("pydicom")
+    path = tmp_path / "x.dcm"
+    save_dicom(path, CHESTS.images[0], PatientID="XQ4711", PatientName="Zwicky^Ursula", ViewPosition="ZWICKY")
+    path.write_bytes(path.read_bytes().replace(b"\x10\x00\x20\x00LO", b"\x10\x00\x20\x00UI"))
+    with pytest.warns(UserWarning, match="Invalid value for VR UI: 'XQ4711'"):
+        str(pydicom.dcmread(path).PatientID)
+    capfd.readouterr(), caplog.clear()
+    with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.DEBUG):
+        warnings.simplefilter("always")
+        report = audit(tmp_path)
+    heard = "".join([caplog.text, *(str(w.message) for w in warned), *capfd.readouterr(), report.to_json(), report.to_html()])
+    assert report.files[0].patient and not warned and [word for word in SECRETS if word.lower() in heard.lower()] == []
+
+
 def test_a_folder_that_is_called_like_the_patient(hospital):
     written = audit(hospital / "train" / "zwicky_ursula").to_json()
     assert [word for word in SECRETS if word.lower() in written.lower()] == []
@@ -501,6 +520,32 @@ def test_json_is_valid_and_round_trips(folder):
 def test_other_json_is_refused(text):
     with pytest.raises(InputError, match="not a report of the format"):
         read_audit(text)
+
+
+def looked_for(report: AuditReport) -> dict:
+    [sheet] = [sheet for sheet in report.sheets if sheet.title == "What was looked for"]
+    return {(what, severity): number for what, severity, number in sheet.rows}
+
+
+def test_what_was_looked_for_is_said_and_what_could_not_be(folder, tmp_path):
+    PLANTS["leak"](folder), PLANTS["mask-empty"](folder)
+    said = looked_for(audit(folder))
+    words = audit_leaks.WORDS | audit_contents.WORDS
+    assert len(said) == len(words) and set(NEEDS) >= {n[15:] for n in said.values() if str(n).startswith("can't tell: no ")}
+    assert {kind for kinds in NEEDS.values() for kind in kinds.split()} <= set(words)
+    assert said["images are in two splits or more", "serious"] == 1 == said["masks are empty", "warning"]
+    assert said["masks have no image", "serious"] == 0 == said["groups of near copies lie across splits", "warning"]
+    assert said["patients are in two splits or more", "serious"] == "can't tell: no patient known by a table or tag"
+    save(tmp_path / "one" / "a.png", CHESTS.images[0])
+    alone = looked_for(audit(tmp_path / "one"))
+    assert alone["images are in two splits or more", "serious"] == "can't tell: no second split"
+    assert alone["masks are empty", "warning"] == "can't tell: no mask" and alone["images are blank", "serious"] == 0
+
+
+def test_images_without_a_view_are_counted(folder):
+    PLANTS["table-rows"](folder)
+    [views] = [sheet for sheet in audit(folder).sheets if sheet.title == "Views"]
+    assert sum(n for *_, n in views.rows) == N and any(view == "not known" for _, view, _ in views.rows)
 
 
 def test_every_row_of_a_sheet_fits_its_head(folder):
