@@ -16,27 +16,14 @@ from PIL import Image
 
 import multimix.cache as cache_module
 from multimix.cache import cache_images, cache_key, cache_readable, cache_rows
-from multimix.images import InputError, list_images, thumbnail
+from multimix.images import InputError, thumbnail
 
 RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
-def files(tmp_path):
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for i in range(6):
-        Image.fromarray(RNG.integers(0, 256, (40, 48), dtype=np.uint8)).save(folder / f"{i}.png")
-    return list_images(folder)
-
-
-@pytest.fixture
-def many(tmp_path):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for i in range(70):
-        Image.fromarray(RNG.integers(0, 256, (40, 48), dtype=np.uint8)).save(folder / f"{i:02}.png")
-    return list_images(folder)
+def many(save_images):
+    return save_images(70, "many")
 
 
 @pytest.fixture

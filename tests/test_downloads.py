@@ -31,7 +31,6 @@ from packs import (
     scr_masks,
 )
 from PIL import Image
-from serving import Server
 
 from multimix import downloads
 from multimix.cli import main
@@ -61,13 +60,6 @@ def surroundings(monkeypatch, tmp_path):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def server():
-    server = Server()
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -30,13 +30,6 @@ def no_proxy(monkeypatch):
 
 
 @pytest.fixture
-def server():
-    server = Server()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def get(server, tmp_path):
     "Serve DATA with these moods and fetch it; waits are noted in `get.waits` and not waited."
 

@@ -10,20 +10,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from multimix.cache import cache_images
-from multimix.images import InputError, list_images, thumbnail
+from multimix.images import InputError, thumbnail
 from multimix.sets import ImageSet, Rows, cache_masks, chain, pick, read_folders, read_mask, read_masked
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (40, 48), dtype=np.uint8)
-
-
-@pytest.fixture
-def files(tmp_path):
-    folder = tmp_path / "files"
-    folder.mkdir()
-    for i in range(6):
-        Image.fromarray(RNG.integers(0, 256, (40, 48), dtype=np.uint8)).save(folder / f"{i}.png")
-    return list_images(folder)
 
 
 def one_line(error):
