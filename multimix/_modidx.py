@@ -642,7 +642,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'multimix.report._segmentation_findings': ('report.html#_segmentation_findings', 'multimix/report.py'),
                                  'multimix.report._show': ('report.html#_show', 'multimix/report.py'),
                                  'multimix.report._tables': ('report.html#_tables', 'multimix/report.py'),
-                                 'multimix.report._write_whole': ('report.html#_write_whole', 'multimix/report.py'),
                                  'multimix.report.figure_html': ('report.html#figure_html', 'multimix/report.py'),
                                  'multimix.report.findings': ('report.html#findings', 'multimix/report.py'),
                                  'multimix.report.metric_name': ('report.html#metric_name', 'multimix/report.py'),

@@ -12,12 +12,12 @@ import html
 import io
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .audit_report import write_whole
 from .data import InputError, MultiTaskData
 from .evaluation import Predictions, overlap_scores
 from .figures import (agreement_figure, boundary_figure, confusion_figure, curves_figure, dice_figure, pretty,
@@ -200,20 +200,6 @@ def report_html(results: dict[str, Any], figures: "dict[str, Figure] | None" = N
 <title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>{_boxed(findings(results))}{_tables(results)}
 {f"<h2>Figures</h2>{pictures}" if pictures else ""}{f"<h2>The run</h2><table>{rows}</table>" if rows else ""}</body></html>"""
 
-# %% ../nbs/07b_report.ipynb #07b-report-037
-def _write_whole(path: Path, text: str) -> Path:
-    "Write `text` beside `path`, then rename it there, so that no reader ever sees half of it."
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
-
 # %% ../nbs/07b_report.ipynb #07b-report-038
 def write_report(run_dir: str | os.PathLike, results: dict[str, Any], history=None, figures: "dict[str, Figure] | None" = None) -> Path:
     """Write report.html into the folder `run_dir` and return its path. The file appears whole or not at all.
@@ -226,4 +212,4 @@ def write_report(run_dir: str | os.PathLike, results: dict[str, Any], history=No
     if history and "learning_curves" not in figures:
         figures = {"learning_curves": curves_figure(history)} | figures
     config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").is_file() else {}
-    return _write_whole(folder / "report.html", report_html(results, figures, config))
+    return write_whole(folder / "report.html", report_html(results, figures, config))
