@@ -266,10 +266,13 @@ def _download_parts(manifest: dict, to: Path, options: dict) -> Path:
             download(part["name"], to, **{key: value for key, value in part.items() if key != "name"}, **options)
         except InputError as e:
             failed[part["name"]] = str(e)
+            options |= {"tries": 1} if "no network" in str(e) else {}  # the others need not wait for it again and again
     _write_roles(manifest, to)
     if failed:
-        raise InputError(f"{manifest['name']}: {' and '.join(failed)} could not be had ({'; '.join(failed.values())}); "
-                         f"the rest is in {to}, and the same call tries again")
+        *more, last = failed
+        others = "; how to fetch the others by hand, multimix download NAME says of each" if more else ""
+        raise InputError(f"{manifest['name']}: {', '.join(more) + ' and ' * bool(more) + last} could not be had "
+                         f"({next(iter(failed.values()))}{others}); the rest is in {to}, and the same call tries again")
     return to
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-036

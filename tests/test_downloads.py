@@ -47,6 +47,7 @@ from multimix.datasets import (
 )
 from multimix.datasets import download as from_datasets
 from multimix.downloads import MANIFESTS, catalogue, download, manifest_names, read_manifest, read_source
+from multimix.fetch import FetchError
 from multimix.images import InputError, read_image
 from multimix.layouts import LAY_OUT, split_lungs
 
@@ -634,6 +635,20 @@ def test_one_part_fails_and_the_others_can_be_used(publisher, server):
     get("open")
     assert json.loads(Path("data/roles.json").read_text())["cross_domain"] == {"segmentation": "shenzhen"}
     assert len(server.requests("shenzhen/ChinaSet_AllFiles.zip")) == 1
+
+
+def test_without_a_network_the_bundle_waits_once_and_says_so_shortly(monkeypatch):
+    asked = []
+
+    def no_network(url, path, *args, tries=5, **more):
+        asked.append(tries)
+        raise FetchError(f"{url}: the name of the server is not known here, or there is no network, {tries} times in a row")
+
+    monkeypatch.setattr(downloads, "fetch", no_network)
+    says = "^open: pneumoniamnist, montgomery and shenzhen could not be had .*no network, 5 times.*download NAME says"
+    with pytest.raises(InputError, match=says) as e:
+        download("open", "data", progress=False)
+    assert asked[0] == 5 and set(asked[1:]) == {1} and len(str(e.value)) < 600 and "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("own", ["roles.json", "kermany", "jsrt"])
