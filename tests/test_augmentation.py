@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
 from multimix.augmentation import View, clean_view, strong_view, weak_view
 from multimix.images import InputError
 from multimix.operations import GEOMETRIC, OPS, TABLES, affine, bilinear, fixed_point, magnitude, nearest, operate, positions
+from multimix.plain import pil_operation
 
 STRENGTHS = torch.arange(1, 11)
 STILL = dict(flip=0.0, pad=0.0)  # no weak geometry
@@ -32,26 +33,7 @@ def levels(view):
 
 def by_pil(name, image, amount):
     "The PIL original on one image, 2-D uint8."
-    def move(*matrix):
-        return picture.transform(picture.size, Image.Transform.AFFINE, matrix)
-
-    picture = Image.fromarray(np.asarray(image))
-    width, height = picture.size
-    return np.asarray({
-        "AutoContrast": lambda: ImageOps.autocontrast(picture),
-        "Brightness": lambda: ImageEnhance.Brightness(picture).enhance(amount),
-        "Contrast": lambda: ImageEnhance.Contrast(picture).enhance(amount),
-        "Equalize": lambda: ImageOps.equalize(picture),
-        "Identity": lambda: picture,
-        "Posterize": lambda: ImageOps.posterize(picture, int(amount)),
-        "Rotate": lambda: picture.rotate(amount),
-        "Sharpness": lambda: ImageEnhance.Sharpness(picture).enhance(amount),
-        "ShearX": lambda: move(1, amount, 0, 0, 1, 0),
-        "ShearY": lambda: move(1, 0, 0, amount, 1, 0),
-        "Solarize": lambda: ImageOps.solarize(picture, 256 - int(amount)),
-        "TranslateX": lambda: move(1, 0, int(amount * width), 0, 1, 0),
-        "TranslateY": lambda: move(1, 0, 0, 0, 1, int(amount * height)),
-    }[name]())
+    return np.asarray(pil_operation(name, Image.fromarray(np.asarray(image)), amount))
 
 
 def same(ours, theirs, name):
