@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRAIN_OPTIONS', 'DOWNLOAD_OPTIONS', 'AUDIT_OPTIONS', 'SHOWN', 'Parser', 'budget', 'add_command', 'format_score',
-           'summary', 'train_command', 'evaluate_command', 'explain_command', 'download_command', 'audit_command',
-           'make_parser', 'error_text', 'stopped_text', 'run_command', 'main']
+           'summary', 'speaks', 'train_command', 'evaluate_command', 'explain_command', 'download_command',
+           'audit_command', 'make_parser', 'error_text', 'stopped_text', 'run_command', 'main']
 
 # %% ../nbs/13_cli.ipynb #13-cli-013
 import argparse
+import os
 import shlex
 import sys
 
@@ -35,7 +36,7 @@ TRAIN_OPTIONS = {
     "masks": dict(type=budget, metavar="N", help="images whose lung mask is known, or all"),
     "size": dict(type=int, metavar="S", help="side of the images in pixels, divisible by 16"),
     "steps": dict(type=int, metavar="N", help="training steps"),
-    "batch": dict(type=int, metavar="N", help="images a step of each labelled stream"),
+    "batch": dict(type=int, metavar="N", help="images a step of each labelled stream, on all devices together"),
     "policy": dict(metavar="NAME", help="pseudo-label policy: fixed, flexmatch, freematch, softmatch or adamatch"),
     "seed": dict(type=int, metavar="N", help="of everything random (default 0)"),
     "device": dict(default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, ..."),
@@ -91,12 +92,19 @@ def summary(results: dict) -> str:
     return "\n".join(lines)
 
 # %% ../nbs/13_cli.ipynb #13-cli-028
+def speaks() -> bool:
+    "Whether this process says how it went: of several that a launcher started, the first one does (see `multimix.devices`)."
+    return os.environ.get("RANK", "0") == "0"
+
+
 def train_command(args: argparse.Namespace) -> None:
     "`multimix train`: `run_experiment` with the options, then the summary."
     from multimix.experiments import run_experiment
 
     settings = {name: getattr(args, name) for name in (option.replace("-", "_") for option in TRAIN_OPTIONS)}
-    print(summary(run_experiment(**settings, progress=sys.stderr.isatty())))
+    results = run_experiment(**settings, progress=sys.stderr.isatty())
+    if speaks():
+        print(summary(results))
 
 # %% ../nbs/13_cli.ipynb #13-cli-029
 def evaluate_command(args: argparse.Namespace) -> None:
@@ -204,5 +212,6 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run_command(args)
     except KeyboardInterrupt as interrupt:
-        print("\n" + stopped_text(words, args, *map(str, interrupt.args)), file=sys.stderr)
+        if speaks():
+            print("\n" + stopped_text(words, args, *map(str, interrupt.args)), file=sys.stderr)
         return 130

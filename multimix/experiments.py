@@ -18,6 +18,7 @@ from torch import nn
 
 from .data import InputError, MultiTaskData
 from .datasets import load_root
+from .devices import connect, main_first, on_main
 from .evaluation import classification_metrics, evaluate, overlap_scores, predict, predict_tests
 from .images import thumbnail
 from .methods import METHODS, Config, make_config, make_model, scale_input
@@ -184,12 +185,14 @@ def run_experiment(
 ) -> dict:  # the results, as in results.json
     "Train and judge one run: what `multimix train` does. Raises InputError for what can't be; nothing is written before the data is read."
     config = choose_config(dict(preset=preset, **settings), data, out, resume)
-    device = pick_device(device)
-    folder = Path(out) if out is not None else new_folder(config)
-    loaded = data if isinstance(data, MultiTaskData) else load_data(data, config, allow_shared)
+    processes = connect(pick_device(device))
+    device = str(processes.device)
+    folder = Path(out) if out is not None else on_main(processes, lambda: new_folder(config))
+    with main_first(processes):
+        loaded = data if isinstance(data, MultiTaskData) else load_data(data, config, allow_shared)
     try:
         run = train(config, loaded, folder, device, resume, make_validate(config, loaded, device), progress=progress)
-        return judge(run, loaded, device, folder)
+        return on_main(processes, lambda: judge(run, loaded, device, folder))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(str(folder)) from None  # for whoever says how to go on
 

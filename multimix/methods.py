@@ -51,8 +51,8 @@ class DataSettings:
     masks: int | str = 10  # images with a mask, or 'all'
     balance: str = "equal"  # 'equal' labels a class, or 'proportional' to the pool
     size: int = 64  # side of the images in pixels, divisible by 16
-    batch: int = 10  # images a step of each labelled stream and of seg_unlabeled
-    unlabeled: int = 30  # images a step of cls_unlabeled
+    batch: int = 10  # images a step of each labelled stream and of seg_unlabeled; on several devices: of all together
+    unlabeled: int = 30  # images a step of cls_unlabeled; of all together, too
     fixed_batches: bool = False  # the same batches in every epoch (E11)
     input_range: str = "unit"  # 'unit' [0, 1], 'signed' [-1, 1], or 'mixed': segmentation signed, classification unit (E12)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .data import InputError, MultiTaskData, sub_seed
+from .devices import ALONE, Processes, connect, gather_predictions, share_batch, share_draws, sum_gradients
 from .losses import Prediction, ViewKey
 from .methods import Config, make_model, make_terms, make_view, scale_input
 from .model import MultiMix
@@ -43,7 +44,8 @@ def seeded(seed: int, device: torch.device):
         yield torch.Generator().manual_seed(seed)
 
 # %% ../nbs/06a_step.ipynb #06a-step-020
-def make_views(keys, streams: dict, step: int, config: Config, generator) -> dict[ViewKey, tuple[Tensor, Prediction]]:
+def make_views(keys, streams: dict, step: int, config: Config, generator,
+               processes: Processes = ALONE) -> dict[ViewKey, tuple[Tensor, Prediction]]:  # of several `processes`: this one's rows
     """Draw each view once: {key: (images (N, 1, H, W) float32, ready for the network; Prediction that holds what is known of them)}.
     Raises InputError for a stream that the data doesn't have."""
     batches, views = {}, {}
@@ -53,9 +55,9 @@ def make_views(keys, streams: dict, step: int, config: Config, generator) -> dic
         if key.stream not in batches:
             stream = streams[key.stream]
             epoch = max(1, len(stream) // stream.batch_size)  # in steps
-            batches[key.stream] = stream.batch(step % epoch if config.fixed_batches else step)
-        b = batches[key.stream]
-        view = make_view(b.images, b.masks, key.view, config, generator)
+            batches[key.stream] = share_batch(processes, stream.batch(step % epoch if config.fixed_batches else step))
+        b, draws = batches[key.stream], share_draws(processes, generator, streams[key.stream].batch_size)
+        view = make_view(b.images, b.masks, key.view, config, draws)
         views[key] = scale_input(view.images, key.stream, config), Prediction(labels=b.labels, targets=view.masks, index=b.index)
     return views
 
@@ -132,10 +134,12 @@ def parameter_groups(model: MultiMix, config: Config) -> list[dict]:
 # %% ../nbs/06a_step.ipynb #06a-step-046
 class Trainer:
     """What a run changes: model, averaged model, terms (with the policy's state), optimizer, schedule, step. Everything random in a step is
-    drawn from (seed, step), so this is all that a checkpoint needs for an exact resume. `more_terms` join those of the config's method."""
+    drawn from (seed, step), so this is all that a checkpoint needs for an exact resume. `more_terms` join those of the config's method.
+    Where a launcher started several processes, each has a trainer, and all of them hold the same (see `multimix.devices`)."""
 
     def __init__(self, config: Config, data: MultiTaskData, device: str | torch.device = "cpu", more_terms=()):
-        self.config, self.device, self.step, classes = config, torch.device(device), 0, len(data.classes)
+        self.processes = connect(device)
+        self.config, self.device, self.step, classes = config, self.processes.device, 0, len(data.classes)
         with seeded(sub_seed(config.seed, "weights"), torch.device("cpu")):
             self.model = make_model(config, classes, data.mask_channels).to(self.device)
         self.streams = data.streams(config.batch, config.unlabeled, config.seed, self.device)
@@ -155,11 +159,13 @@ def step_loss(trainer: Trainer, step: int) -> tuple[Tensor, dict[str, Tensor]]:
     "The loss of one step with its graph, and what to log: views drawn from (seed, step), predictions, terms. Changes no weight."
     config = trainer.config
     teacher = trainer.evaluated if config.teacher == "ema" else trainer.model
-    with seeded(sub_seed(config.seed, "step", step), trainer.device) as generator:
-        views = make_views(keys_read(trainer.terms), trainer.streams, step, config, generator)
+    seed, processes = sub_seed(config.seed, "step", step), trainer.processes
+    with seeded(processes.seed(seed), trainer.device) as generator:
+        views = make_views(keys_read(trainer.terms), trainer.streams, step, config, generator.manual_seed(seed), processes)
         with autocast(config, trainer.device):
             predictions = forward_views(trainer.model, teacher, trainer.terms, views, config.teacher_dropout)
-        return total_loss(trainer.terms, predictions)
+        sizes = {name: stream.batch_size for name, stream in trainer.streams.items()}
+        return total_loss(trainer.terms, gather_predictions(processes, predictions, sizes))
 
 # %% ../nbs/06a_step.ipynb #06a-step-049
 def train_step(trainer: Trainer) -> dict[str, Tensor]:
@@ -168,6 +174,7 @@ def train_step(trainer: Trainer) -> dict[str, Tensor]:
     loss, logs = step_loss(trainer, trainer.step)
     trainer.optimizer.zero_grad(set_to_none=True)
     trainer.scaler.scale(loss).backward()
+    sum_gradients(trainer.processes, trainer.model.parameters())
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
     logs["lr"] = torch.tensor(trainer.schedule.get_last_lr()[0])

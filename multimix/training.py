@@ -26,6 +26,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .data import InputError, MultiTaskData
+from .devices import on_main
 from .methods import Config
 from .model import MultiMix
 from .step import (Trainer, autocast, decode_views, encode_views, forward_views, keys_read, make_schedule, make_views,
@@ -246,12 +247,14 @@ def train(
     """Train by the config. A run that was killed and resumed ends with the same weights, on CPU bit for bit, as one that was not.
     Raises InputError for a folder or data that don't fit, and for a loss that is no number; a run that can't start leaves no folder."""
     folder, trainer, loop = RunFolder(out), Trainer(config, data, device, more_terms), loop or Loop()
-    state = open_run(folder, trainer, resume)
-    with tqdm(total=config.steps, initial=trainer.step, disable=not progress, unit="step", desc=config.method) as bar:
+    state, main = open_run(folder, trainer, resume), trainer.processes.main
+    with tqdm(total=config.steps, initial=trainer.step, disable=not (progress and main), unit="step", desc=config.method) as bar:
         while trainer.step < config.steps:
             logs = train_step(trainer)
-            folder.begin(config)
-            after_step(trainer, logs, state, folder, loop, validate, on_log)
+            if main:  # of several processes one writes; the others wait for it in their next step
+                folder.begin(config)
+                after_step(trainer, logs, state, folder, loop, validate, on_log)
             bar.update()
+    state = on_main(trainer.processes, lambda: state)
     images = config.steps * sum(trainer.streams[key.stream].batch_size for key in keys_read(trainer.terms))
     return Run(trainer.evaluated.eval(), config, state["history"], state["seconds"], images / max(state["seconds"], 1e-9))

@@ -55,7 +55,8 @@ def exported(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, copy)
     shutil.copytree(ROOT / "nbs", copy / "nbs", ignore=shutil.ignore_patterns(".*", "__pycache__"))
     (copy / "multimix").mkdir()
-    shutil.copy(ROOT / "multimix/__init__.py", copy / "multimix")
+    for name in ("__init__.py", "__main__.py"):  # the two that no notebook exports
+        shutil.copy(ROOT / "multimix" / name, copy / "multimix")
     environment = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
     code = "from nbdev.doclinks import nbdev_export; from nbdev.clean import nbdev_clean; nbdev_export(); nbdev_clean()"
     subprocess.run([sys.executable, "-c", code], cwd=copy, env=environment, check=True)
