@@ -216,7 +216,7 @@ def check_phantom(n: int, seed: int, task: str, prevalence: float, **ranges: tup
 
 # %% ../nbs/00b_phantom.ipynb #00b-phantom-045
 def make_phantom(n: int, size: int = 64, seed: int = 0, shifted: bool = False, task: str = "both", prevalence: float = 0.5,
-                 opacity: tuple[float, float] = (0.2, 0.4), radius: tuple[float, float] = (0.16, 0.32), clutter: float = 1.0,
+                 opacity: tuple[float, float] = (0.3, 0.5), radius: tuple[float, float] = (0.16, 0.32), clutter: float = 1.0,
                  scanner: Scanner | None = None, opacity_masks: bool = False) -> ImageSet:
     """`n` chest X-ray-like images, uint8 `(n, size, size)`, classes normal and pneumonia, with lung masks and the boxes of all opacities.
 
@@ -251,7 +251,7 @@ def phantom_tests(size: int, n: int, **difficulty) -> dict[str, dict[str, ImageS
             for domain in ("in_domain", "cross_domain")}
 
 
-def phantom_data(size: int = 64, labels: int | None = 50, masks: int | None = 20, seed: int = 0, n: int = 2200, test: int = 500,
+def phantom_data(size: int = 64, labels: int | None = 20, masks: int | None = 20, seed: int = 0, n: int = 2200, test: int = 500,
                  **difficulty) -> MultiTaskData:
     """The embedded default data: of `n` images to classify `labels` keep their label, of `n // 10` (at least 100) to segment `masks` keep
     their mask (None = all); a tenth of each is for validation. Training images depend on `seed`, the `test` + `test // 4` test images of
