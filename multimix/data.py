@@ -265,7 +265,8 @@ def _from_folders(cls, images: dict | None = None, masks: tuple | None = None, u
     """Own folders: `images={'normal': dir, 'pneumonia': dir}`, `masks=(image_dir, mask_dir)`, `unlabeled=dir`; each may be left out.
 
     `test` of the patients are held out for both tasks (the same for every `seed`). `patient` maps a name `folder/file` to a patient key;
-    without it, only identical images are known to be of one person. Images without a label or mask train without one.
+    without it, only identical images are known to be of one person (DICOM files are not asked). Images without a label or mask train
+    without one.
     """
     cls_set = read_folders(images, size, **cache) if images else None
     seg_set, bare = read_masked(masks[0], masks[1], size, **cache) if masks else (None, None)

@@ -12,19 +12,18 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from .data import ImageSet, InputError, MultiTaskData, check_size, merge_duplicates
+from .data import ImageSet, InputError, MultiTaskData, _roles, check_size, merge_duplicates
 from .downloads import download
 from .images import list_images
 from .cache import cache_readable
-from .sets import only, read_masked
+from .sets import only, read_folders, read_masked
 from .tables import read_table
 
 _all_ = ["download"]  # fetches any of these sets by name
 
-
 # %% auto #0
-__all__ = ['LAYOUT', 'LOADERS', 'DEFAULT_ROLES', 'data_root', 'kermany_patient', 'load_kermany', 'load_jsrt', 'load_montgomery',
-           'load_nih', 'load_pneumoniamnist', 'load_shenzhen', 'read_roles', 'load_root', 'download']
+__all__ = ['LAYOUT', 'LOADERS', 'DEFAULT_ROLES', 'OWN', 'COLUMNS', 'data_root', 'kermany_patient', 'load_kermany', 'load_jsrt',
+           'load_montgomery', 'load_nih', 'load_pneumoniamnist', 'load_shenzhen', 'read_roles', 'load_root', 'download']
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-005
 def data_root() -> Path | None:
@@ -142,7 +141,7 @@ def load_nih(root: str | Path, size: int = 64, **cache) -> ImageSet:
     return replace(there, patients=np.array([f"nih-{patient}" for patient in there.patients]),
                    boxes=[np.array(boxes.get(name, []), dtype=np.float32).reshape(-1, 4) for name in there.names])
 
-# %% ../nbs/00c_datasets.ipynb #00c-datasets-pm
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-045
 def load_pneumoniamnist(root: str | Path, size: int = 64, **cache) -> tuple[ImageSet, ImageSet]:
     """Kermany's images as PneumoniaMNIST has them, `(train, test)`; the published `val` is part of train. Patients are not known.
 
@@ -157,7 +156,7 @@ def load_shenzhen(root: str | Path, size: int = 64, **cache) -> ImageSet:
     masked, _ = read_masked(folder / "images", folder / "masks", check_size(size), **cache)
     return replace(masked, patients=np.array([f"shenzhen-{Path(name).stem}" for name in masked.names]))
 
-# %% ../nbs/00c_datasets.ipynb #00c-datasets-045
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-047
 LAYOUT = {"kermany": "kermany/chest_xray/{train,test}/{NORMAL,PNEUMONIA}/", "jsrt": "jsrt/images/ and jsrt/masks/{left_lung,right_lung}/",
           "nih": "nih/images/ and nih/Data_Entry_2017*.csv", "montgomery": "montgomery/images/ and montgomery/masks/",
           "pneumoniamnist": "pneumoniamnist/chest_xray/{train,test}/{NORMAL,PNEUMONIA}/",
@@ -167,9 +166,11 @@ LOADERS = {"classification": {"kermany": load_kermany, "pneumoniamnist": load_pn
 DEFAULT_ROLES = {"in_domain": {"classification": ("kermany", "pneumoniamnist"), "segmentation": ("jsrt",)},  # the first that is there
                  "cross_domain": {"classification": ("nih",), "segmentation": ("montgomery", "shenzhen")}}
 
-# %% ../nbs/00c_datasets.ipynb #00c-datasets-read-roles
-def read_roles(root: str | Path) -> dict[str, dict[str, str]]:
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-048
+def read_roles(root: str | Path) -> dict[str, dict[str, str | dict]]:
     """Which set of the folder plays which role, `{'in_domain' | 'cross_domain': {'classification' | 'segmentation': name}}`.
+
+    In the place of a name, `roles.json` may describe a set of one's own, as in `OWN`.
 
     As `roles.json` says, if there is one; else the first of `DEFAULT_ROLES` that is there. Raises `InputError` for roles that can't be
     played.
@@ -182,11 +183,47 @@ def read_roles(root: str | Path) -> dict[str, dict[str, str]]:
     first = lambda names: [name for name in names if (root / name).is_dir()][:1]
     roles = {domain: {task: name for task, names in tasks.items() for name in first(names)} for domain, tasks in DEFAULT_ROLES.items()}
     if not any(roles.values()):
-        raise InputError(f"{root}: no data set here; looked for {'; '.join(LAYOUT.values())}")
+        raise InputError(f"{root}: no data set here; looked for {'; '.join(LAYOUT.values())}; and for roles.json, which can name folders "
+                         "and tables of your own (see data_download/README.md)")
     return {domain: tasks for domain, tasks in roles.items() if tasks}
 
-# %% ../nbs/00c_datasets.ipynb #00c-datasets-play
-def _check_roles(path: Path) -> dict[str, dict[str, str]]:
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-049
+OWN = {"classification": '{"images": {CLASS: FOLDER, ...}} or {"table": FILE, "images": FOLDER, "labels": COLUMN, "patient": COLUMN, ...}',
+       "segmentation": '{"images": FOLDER, "masks": FOLDER or [LEFT, RIGHT]} or {"table": FILE, "masks": COLUMN, "patient": COLUMN, ...}'}
+COLUMNS = {"table", "images", "path", "labels", "classes", "patient", "split", "masks", "mask_dir", "merge", "values", "sep", "others",
+           "missing", "encoding"}  # what `read_table` can be told
+
+
+def _check_own(path: Path, task: str, own: dict) -> None:
+    "Raise `InputError` for a description that can't be followed."
+    needs, texts = {"classification": "labels", "segmentation": "masks"}.get(task), [own.get("table"), own.get("images", "")]
+    if "table" in own:
+        good = needs in own and set(own) <= COLUMNS and all(isinstance(text, str) for text in texts)
+    elif task == "classification":
+        good = set(own) == {"images"} and isinstance(own["images"], dict) and all(isinstance(f, str) for f in own["images"].values())
+    else:
+        folders = [own.get("images"), *(own["masks"] if isinstance(own.get("masks"), list) else [own.get("masks")])]
+        good = set(own) == {"images", "masks"} and all(isinstance(folder, str) for folder in folders)
+    if task not in OWN or not good:
+        raise InputError(f"{path}: {task}: a set of your own is {OWN.get(task, 'for classification or segmentation')}")
+
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-050
+def _load_own(root: Path, task: str, own: dict, size: int, allow_shared: bool, cache: dict) -> ImageSet | dict[str, ImageSet]:
+    "A set of one's own, by split where its table says so. Where no patients are known, identical images still are one person's."
+    if "table" in own:
+        more = {key: root / value if key == "mask_dir" else value for key, value in own.items() if key not in ("table", "images")}
+        loaded = read_table(root / own["table"], root / own.get("images", ""), size, **more, allow_shared=allow_shared, **cache)
+    elif task == "classification":
+        loaded = read_folders({name: root / folder for name, folder in own["images"].items()}, size, **cache)
+    else:
+        masks = own["masks"] if isinstance(own["masks"], list) else [own["masks"]]
+        loaded, _ = read_masked(root / own["images"], [root / folder for folder in masks], size, **cache)
+    if isinstance(loaded, dict) or loaded.patients is not None:
+        return loaded
+    return replace(loaded, patients=merge_duplicates(np.array(loaded.names), loaded.images))
+
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-051
+def _check_roles(path: Path) -> dict[str, dict[str, str | dict]]:
     "The roles in a `roles.json`; raises `InputError` for a role, set or folder that there is not, and for a set with two roles."
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -195,24 +232,34 @@ def _check_roles(path: Path) -> dict[str, dict[str, str]]:
         raise InputError(f'{path}: not of the form {{"in_domain": {{"classification": "kermany"}}, ...}}') from None
     names = [name for tasks in roles.values() for name in tasks.values()]
     for task, name in [pair for tasks in roles.values() for pair in tasks.items()]:
-        if not isinstance(name, str) or name not in LOADERS.get(task, {}):
+        if isinstance(name, dict):
+            _check_own(path, task, name)
+        elif not isinstance(name, str) or name not in LOADERS.get(task, {}):
             raise InputError(f"{path}: {name!r} can't play {task!r}; there are {', '.join(f'{t}: {list(s)}' for t, s in LOADERS.items())}")
-        if names.count(name) > 1 or not (path.parent / name).is_dir():
+        if names.count(name) > 1 or (isinstance(name, str) and not (path.parent / name).is_dir()):
             raise InputError(f"{path}: {name} {'has two roles' if names.count(name) > 1 else 'is not in this folder'}")
-    if not names or {"kermany", "pneumoniamnist"} <= set(names):
+    if not names or all(name in names for name in ("kermany", "pneumoniamnist")):
         raise InputError(f"{path}: {'uses kermany and pneumoniamnist, which show the same children' if names else 'gives no set a role'}")
     return roles
 
-# %% ../nbs/00c_datasets.ipynb #00c-datasets-parts
-def _play(loaded: ImageSet | tuple[ImageSet, ImageSet], domain: str) -> tuple[ImageSet | None, ImageSet]:
-    "`(train, test)`: as published, or a fixed quarter of the patients for the test; abroad, everything is the test."
-    if isinstance(loaded, tuple) or domain == "cross_domain":
-        return loaded if isinstance(loaded, tuple) else (None, loaded)
-    keys = sorted(set(loaded.patients), key=lambda key: zlib.crc32(key.encode()))
-    test = np.isin(loaded.patients, keys[: max(1, round(len(keys) / 4))])
-    return loaded.subset(~test), loaded.subset(test)
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-052
+def _play(loaded: ImageSet | tuple[ImageSet, ImageSet] | dict[str, ImageSet], task: str, domain: str) -> dict[str, ImageSet]:
+    "The parts 'train', 'val', 'in_domain', 'cross_domain' of a set: as published, or a fixed quarter of the patients for the test."
+    if isinstance(loaded, dict):
+        parts = _roles(task, loaded)
+    elif isinstance(loaded, tuple):
+        parts = dict(zip(("train", "in_domain"), loaded))
+    elif domain == "cross_domain":
+        parts = {"in_domain": loaded}
+    else:
+        keys = sorted(set(loaded.patients), key=lambda key: zlib.crc32(key.encode()))
+        test = np.isin(loaded.patients, keys[: max(1, round(len(keys) / 4))])
+        parts = {"train": loaded.subset(~test), "in_domain": loaded.subset(test)}
+    if not parts.keys() & ({"train"} if domain == "in_domain" else set(DEFAULT_ROLES)):
+        raise InputError(f"{task}: none of the splits {', '.join(loaded)} is for {'training' if domain == 'in_domain' else 'the test'}")
+    return parts if domain == "in_domain" else {"cross_domain": parts.get("in_domain", parts.get("cross_domain"))}
 
-# %% ../nbs/00c_datasets.ipynb #00c-datasets-046
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-053
 def load_root(root: str | Path, size: int = 64, labels: int | None = 100, masks: int | None = 10, seed: int = 0, val: float = 0.1,
               balance: str = "equal", allow_shared: bool = False, **cache) -> MultiTaskData:
     """The data sets that `root` holds, each in the role that `read_roles` gives it: those of the paper, or of `roles.json`.
@@ -222,11 +269,13 @@ def load_root(root: str | Path, size: int = 64, labels: int | None = 100, masks:
     split that shares a patient or an image unless `allow_shared`. Kermany, JSRT, Montgomery and ChestX-ray14 share none.
     """
     root, size = Path(root), check_size(size)
-    train, tests = {}, {}
+    given, tests = {}, {}
     for domain, tasks in read_roles(root).items():
         for task, name in tasks.items():
-            part, test = _play(LOADERS[task][name](root / name, size, **cache), domain)
-            train |= {task: part} if domain == "in_domain" else {}
-            tests.setdefault(domain, {})[task] = test
-    return MultiTaskData.from_sets(train.get("classification"), train.get("segmentation"), tests, labels, masks, val, seed, balance,
+            loaded = (_load_own(root, task, name, size, allow_shared, cache) if isinstance(name, dict)
+                      else LOADERS[task][name](root / name, size, **cache))
+            for part, images in _play(loaded, task, domain).items():
+                (tests.setdefault(part, {}) if part in DEFAULT_ROLES else given.setdefault(part, {}))[task] = images
+    train, held = given.get("train", {}), {task: given.get("val", {}).get(task, val) for task in LOADERS}
+    return MultiTaskData.from_sets(train.get("classification"), train.get("segmentation"), tests, labels, masks, held, seed, balance,
                                    allow_shared=allow_shared)

@@ -269,10 +269,9 @@ def _download_parts(manifest: dict, to: Path, options: dict) -> Path:
             options |= {"tries": 1} if "no network" in str(e) else {}  # the others need not wait for it again and again
     _write_roles(manifest, to)
     if failed:
-        *more, last = failed
-        others = "; how to fetch the others by hand, multimix download NAME says of each" if more else ""
-        raise InputError(f"{manifest['name']}: {', '.join(more) + ' and ' * bool(more) + last} could not be had "
-                         f"({next(iter(failed.values()))}{others}); the rest is in {to}, and the same call tries again")
+        others = "; how to fetch the others by hand, multimix download NAME says of each" if len(failed) > 1 else ""
+        raise InputError(f"{manifest['name']}: {' and '.join(failed)} could not be had ({next(iter(failed.values()))}{others}); "
+                         f"the rest is in {to}, and the same call tries again")
     return to
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-036

@@ -208,7 +208,7 @@ def _check_rows(t: Table, path: str, files: list[str], patient: str | None, spli
         if t.cells[split][k] != t.cells[split][i]:
             a, b = (f"{t.cells[path][j]} (row {t.rows[j]}, {t.cells[split][j]})" for j in (k, i))
             raise InputError(f"{t.name}: patient {t.cells[patient][i]} is on both sides: {a} and {b}; split anew by patient, "
-                             "or allow it with allow_shared=True")
+                             "or allow it: allow_shared=True, --allow-shared")
 
 # %% ../nbs/00h_tables.ipynb #00h-tables-029
 def _usable(t: Table, files: list, labels: np.ndarray, masks: list[str], others: str) -> tuple[Table, list[str], np.ndarray]:

@@ -322,6 +322,88 @@ def test_a_set_with_a_published_test_part_is_tested_on_that_abroad(root):
                                                 ("cross_domain", "segmentation"): 10}
 
 
+# sets of one's own
+
+TABLE = {"table": "list.csv", "images": "export", "path": "file", "labels": "finding", "patient": "patient", "split": "split"}
+
+
+@pytest.fixture
+def own(tmp_path):
+    "A table of ten patients with two images each, folders by class, and outlined images."
+    rows = ["file,finding,patient,split"]
+    for i in range(20):
+        kind = ("normal", "pneumonia")[i // 2 % 2]
+        save(tmp_path / f"export/study{i:02}/IM1.png", i)
+        save(tmp_path / f"{kind}/{i:02}.png", i)
+        rows.append(f"study{i:02}/IM1.png,{kind},P{i // 2},{'test' if i >= 16 else 'val' if i >= 12 else 'train'}")
+        save(tmp_path / f"lungs/{i:02}.png", 100 + i)
+        save_mask(tmp_path / f"left/{i:02}.png", slice(36, 56)), save_mask(tmp_path / f"right/{i:02}.png", slice(8, 28))
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    return tmp_path
+
+
+def told(own, **roles):
+    (own / "roles.json").write_text(json.dumps(roles))
+    return own
+
+
+def test_a_table_and_masks_of_ones_own(own):
+    told(own, in_domain={"classification": TABLE, "segmentation": {"images": "lungs", "masks": ["left", "right"]}})
+    data = load(own, labels=4, masks=3)
+    assert data.classes == ("normal", "pneumonia") and data.cls_labeled.counts() == {"normal": 2, "pneumonia": 2}
+    assert set(data.cls_val.patients) == {"P6", "P7"} and set(data.tests["in_domain"]["classification"].patients) == {"P8", "P9"}
+    assert len(data.cls_labeled) + len(data.cls_unlabeled) == 12 and sizes(data)["in_domain", "segmentation"] == 5
+    assert data.seg_labeled.masks[:, 0, 16, 10].all() and data.seg_labeled.masks[:, 0, 16, 22].all()  # both lungs in one channel
+    told(own, in_domain={"segmentation": {"images": "lungs", "masks": "left"}}, cross_domain={"classification": TABLE})
+    assert sizes(load(own, masks=3)) == {("in_domain", "segmentation"): 5, ("cross_domain", "classification"): 4}
+
+
+def test_folders_of_ones_own_and_published_sets_play_together(own, root):
+    shutil.copytree(root / "nih", own / "nih")
+    folders = {"images": {"normal": "normal", "pneumonia": "pneumonia"}}
+    told(own, in_domain={"classification": folders}, cross_domain={"classification": "nih"})
+    save(own / "normal/again.png", 0)  # a copy of 00.png: on the same side
+    data = load(own, labels=4, val=0)
+    assert sizes(data) == {("in_domain", "classification"): 5, ("cross_domain", "classification"): 4} and data.seg_labeled is None
+    sides = [{Path(n).name for n in names} for names in (data.cls_labeled.names + data.cls_unlabeled.names,
+                                                          data.tests["in_domain"]["classification"].names)]
+    assert any({"00.png", "again.png"} <= side for side in sides)
+
+
+def test_a_table_that_shares_a_patient_is_refused_and_names_both(own):
+    told(own, in_domain={"classification": TABLE})
+    (own / "list.csv").write_text((own / "list.csv").read_text().replace("P8,test", "P0,test"))
+    with pytest.raises(InputError, match="P0 is on both sides: study00/IM1.png .*study16/IM1.png") as error:
+        load(own, labels=4)
+    assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match="P0"):
+        load(own, labels=4, allow_shared=True)
+
+
+@pytest.mark.parametrize("task, wrong, says", [
+    ("classification", {}, "is .*CLASS: FOLDER"), ("classification", {"images": "normal"}, "is .*CLASS: FOLDER"),
+    ("classification", {"images": {"normal": 1}}, "is .*CLASS: FOLDER"), ("classification", {"table": "list.csv"}, "is .*CLASS: FOLDER"),
+    ("classification", TABLE | {"colour": "x"}, "is .*CLASS: FOLDER"), ("classification", TABLE | {"table": 3}, "is .*CLASS: FOLDER"),
+    ("segmentation", {"images": "lungs"}, "LEFT, RIGHT"), ("segmentation", {"images": "lungs", "masks": [1]}, "LEFT, RIGHT"),
+    ("segmentation", TABLE, "LEFT, RIGHT"), ("detection", TABLE, "for classification or segmentation"),
+    ("classification", TABLE | {"table": "nowhere.csv"}, "nowhere.csv"), ("classification", TABLE | {"labels": "colour"}, "colour"),
+    ("segmentation", {"images": "lungs", "masks": "nowhere"}, "nowhere"),
+])
+def test_descriptions_that_can_not_be_followed(own, task, wrong, says):
+    with pytest.raises(InputError, match=says) as error:
+        load(told(own, in_domain={task: wrong}), labels=4, masks=3)
+    assert "\n" not in str(error.value)
+
+
+def test_a_table_without_a_test_or_a_training_part(own):
+    (own / "list.csv").write_text((own / "list.csv").read_text().replace(",test", ",val2").replace(",val2", ",val"))
+    with pytest.raises(InputError, match="none of the splits train, val is for the test"):
+        load(told(own, cross_domain={"classification": TABLE}))
+    (own / "list.csv").write_text((own / "list.csv").read_text().replace(",train", ",test").replace(",val", ",test"))
+    with pytest.raises(InputError, match="none of the splits test is for training"):
+        load(told(own, in_domain={"classification": TABLE}))
+
+
 @pytest.mark.parametrize("text, named", [
     ("", "not of the form"), ("[]", "not of the form"), ('{"in_domain": "kermany"}', "not of the form"), ("{}", "gives no set a role"),
     ('{"in_domain": {"classification": "jsrt"}}', "'jsrt' can't play 'classification'"),
@@ -344,5 +426,5 @@ def test_montgomery_gives_a_quarter_of_its_patients(original):
     many = type(montgomery)(np.repeat(montgomery.images[:1], 138, 0), [f"MCUCXR_{i:04}_0.png" for i in range(138)],
                             masks=np.repeat(montgomery.masks[:1], 138, 0),
                             patients=np.array([f"montgomery-MCUCXR_{i:04}_0" for i in range(138)]))
-    train, test = _play(many, "in_domain")
+    train, test = _play(many, "segmentation", "in_domain").values()
     assert len(test) == 34 and len(train) == 104 and not set(train.patients) & set(test.patients)

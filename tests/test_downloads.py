@@ -645,7 +645,7 @@ def test_without_a_network_the_bundle_waits_once_and_says_so_shortly(monkeypatch
         raise FetchError(f"{url}: the name of the server is not known here, or there is no network, {tries} times in a row")
 
     monkeypatch.setattr(downloads, "fetch", no_network)
-    says = "^open: pneumoniamnist, montgomery and shenzhen could not be had .*no network, 5 times.*download NAME says"
+    says = "^open: pneumoniamnist and montgomery and shenzhen could not be had .*no network, 5 times.*download NAME says"
     with pytest.raises(InputError, match=says) as e:
         download("open", "data", progress=False)
     assert asked[0] == 5 and set(asked[1:]) == {1} and len(str(e.value)) < 600 and "\n" not in str(e.value)
