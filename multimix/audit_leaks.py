@@ -42,7 +42,7 @@ WORDS: dict[str, tuple[str, str, str, str]] = {  # kind: severity, the title for
                       "One of the labels is wrong, or a copy does not belong there. Find out which, and keep one."),
     "copies": ("warning", "1 image is there twice or more", "{n} images are there twice or more",
                "Copies count double in training and in every score, and a validation split drawn at random may part them. Keep one of "
-               "each, or give them one patient key (load_kermany does that)."),
+               "each, or give them one patient key."),
 }
 
 
