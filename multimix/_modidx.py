@@ -175,6 +175,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'multimix.cli.Parser.error': ('cli.html#parser.error', 'multimix/cli.py'),
                               'multimix.cli.add_command': ('cli.html#add_command', 'multimix/cli.py'),
                               'multimix.cli.audit_command': ('cli.html#audit_command', 'multimix/cli.py'),
+                              'multimix.cli.bench_command': ('cli.html#bench_command', 'multimix/cli.py'),
                               'multimix.cli.budget': ('cli.html#budget', 'multimix/cli.py'),
                               'multimix.cli.download_command': ('cli.html#download_command', 'multimix/cli.py'),
                               'multimix.cli.error_text': ('cli.html#error_text', 'multimix/cli.py'),

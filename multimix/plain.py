@@ -114,10 +114,12 @@ def published_loss(mask_logits: Tensor, masks: Tensor, unlabeled_mask_logits: Te
 # %% ../nbs/14a_plain.ipynb #14a-plain-017
 def plain_loss(model: Published, seg: Tensor, masks: Tensor, seg_unlabeled: Tensor, cls: Tensor, labels: Tensor, weak: Tensor,
                strong: Tensor) -> dict[str, Tensor]:
-    "Each of the five batches (n, 1, H, W) of a released step through the whole `model`, and the `published_loss`."
-    (drawn, _, _), (drawn_unlabeled, _, _), (_, judged, _), (_, judged_weak, _), (_, judged_strong, _) = [
-        model(batch) for batch in (seg, seg_unlabeled, cls, weak, strong)]
-    return published_loss(drawn, masks, drawn_unlabeled, judged, labels, judged_weak, judged_strong)
+    "The five batches (n, 1, H, W) of a released step through the whole `model` as one, and the `published_loss`."
+    batches = (seg, seg_unlabeled, cls, weak, strong)
+    mask_logits, class_logits, _ = model(torch.cat(batches))
+    sizes = [len(batch) for batch in batches]
+    drawn, judged = mask_logits.split(sizes), class_logits.split(sizes)
+    return published_loss(drawn[0], masks, drawn[1], judged[2], labels, judged[3], judged[4])
 
 
 def plain_step(model: Published, optimizer: torch.optim.Optimizer, **views: Tensor) -> dict[str, Tensor]:
