@@ -6,7 +6,7 @@
 __all__ = ['ALONE', 'Processes', 'share_batch', 'share_draws', 'gather_rows', 'gather_predictions', 'sum_gradients', 'on_main',
            'main_first', 'connect']
 
-# %% ../nbs/06c_devices.ipynb #06c-devices-003
+# %% ../nbs/06c_devices.ipynb #06c-devices-014
 import os
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ from .augmentation import Draws
 from .data import Batch, InputError, sub_seed
 from .losses import Prediction, ViewKey
 
-# %% ../nbs/06c_devices.ipynb #06c-devices-004
+# %% ../nbs/06c_devices.ipynb #06c-devices-015
 @dataclass(frozen=True)
 class Processes:
     "Which of how many processes this one is, and its device. `Processes()` is one alone: it sends nothing, and nothing changes."
@@ -47,7 +47,7 @@ class Processes:
 
 ALONE = Processes()
 
-# %% ../nbs/06c_devices.ipynb #06c-devices-005
+# %% ../nbs/06c_devices.ipynb #06c-devices-018
 def share_batch(processes: Processes, batch: Batch) -> Batch:
     "This process's rows of a whole batch."
     if processes.count == 1:
@@ -55,7 +55,7 @@ def share_batch(processes: Processes, batch: Batch) -> Batch:
     rows = processes.rows(len(batch.images))
     return Batch(*(None if part is None else part[rows] for part in (batch.images, batch.labels, batch.masks, batch.index)))
 
-
+# %% ../nbs/06c_devices.ipynb #06c-devices-019
 def share_draws(processes: Processes, generator: torch.Generator, n: int) -> Draws:
     "What the augmentation draws from for this process's rows of a batch of `n`: the numbers that those rows have in a batch drawn whole."
     if processes.count == 1:
@@ -63,28 +63,35 @@ def share_draws(processes: Processes, generator: torch.Generator, n: int) -> Dra
     rows = processes.rows(n)
     return lambda _, columns: torch.rand(n, columns, dtype=torch.float64, generator=generator)[rows]
 
-# %% ../nbs/06c_devices.ipynb #06c-devices-006
-def gather_rows(processes: Processes, part: Tensor, n: int) -> Tensor:
-    "The whole (n, ...) of which every process holds its rows as `part`. The same on all of them; gradients flow to the own rows only."
-    rows = processes.rows(n)
-    whole = part.new_zeros(n, *part.shape[1:])
-    whole[rows] = part.detach()
-    torch.distributed.all_reduce(whole)  # sums; all but one summand of each row are zero
-    whole[rows] = part  # the same numbers, with their graph
-    return whole
+# %% ../nbs/06c_devices.ipynb #06c-devices-022
+def gather_rows(processes: Processes, parts: list[Tensor], sizes: list[int]) -> list[Tensor]:
+    """The whole batches, (size, ...), of which every process holds its rows as `parts`, in one message.
 
+    They have the same bits on all processes; gradients flow to the own rows only."""
+    wholes, places = [part.new_zeros(n, *part.shape[1:]) for part, n in zip(parts, sizes)], [processes.rows(n) for n in sizes]
+    for whole, rows, part in zip(wholes, places, parts):
+        whole[rows] = part.detach()
+    message = torch.cat([whole.view(torch.uint8).flatten() for whole in wholes])
+    torch.distributed.all_reduce(message)  # adds byte by byte, and all but one summand of each byte are zero
+    bits = message.split([whole.numel() * whole.element_size() for whole in wholes])
+    found = [b.clone().view(whole.dtype).view_as(whole) for b, whole in zip(bits, wholes)]
+    for whole, rows, part in zip(found, places, parts):
+        whole[rows] = part  # the same numbers, with their graph
+    return found
 
+# %% ../nbs/06c_devices.ipynb #06c-devices-024
 def gather_predictions(processes: Processes, predictions: dict[ViewKey, Prediction], sizes: dict[str, int]) -> dict[ViewKey, Prediction]:
     "What all processes predicted and know of their rows, in the order of the whole batch; `sizes` are the whole batches', by stream."
     if processes.count == 1:
         return predictions
-    whole = {}
-    for key, mine in predictions.items():
-        known = {f.name: value for f in fields(mine) if (value := getattr(mine, f.name)) is not None}
-        whole[key] = Prediction(**{name: gather_rows(processes, value, sizes[key.stream]) for name, value in known.items()})
+    known = [(key, f.name) for key, mine in predictions.items() for f in fields(mine) if getattr(mine, f.name) is not None]
+    parts = [getattr(predictions[key], name) for key, name in known]
+    whole = {key: Prediction() for key in predictions}
+    for (key, name), value in zip(known, gather_rows(processes, parts, [sizes[key.stream] for key, _ in known])):
+        setattr(whole[key], name, value)
     return whole
 
-# %% ../nbs/06c_devices.ipynb #06c-devices-007
+# %% ../nbs/06c_devices.ipynb #06c-devices-025
 @torch.no_grad()
 def sum_gradients(processes: Processes, parameters: Iterable[Tensor]) -> None:
     "Add the gradients of all processes, in place and in one message."
@@ -96,7 +103,7 @@ def sum_gradients(processes: Processes, parameters: Iterable[Tensor]) -> None:
     for g, total in zip(gradients, message.split([g.numel() for g in gradients])):
         g.copy_(total.view_as(g))
 
-# %% ../nbs/06c_devices.ipynb #06c-devices-008
+# %% ../nbs/06c_devices.ipynb #06c-devices-027
 def on_main(processes: Processes, function: Callable):
     "What `function()` returns on the main process, on all of them; the others wait for it. An error there is raised on all."
     if processes.count == 1:
@@ -112,7 +119,7 @@ def on_main(processes: Processes, function: Callable):
         raise answer[1]
     return answer[0]
 
-
+# %% ../nbs/06c_devices.ipynb #06c-devices-028
 @contextmanager
 def main_first(processes: Processes):
     "The main process runs the block before the others do, which then find what it wrote, such as a cache."
@@ -124,7 +131,7 @@ def main_first(processes: Processes):
         if processes.count > 1 and processes.main:
             torch.distributed.barrier()
 
-# %% ../nbs/06c_devices.ipynb #06c-devices-009
+# %% ../nbs/06c_devices.ipynb #06c-devices-030
 def connect(device: str | torch.device = "cpu") -> Processes:
     """The processes that `accelerate launch`, `notebook_launcher` or `torchrun` started, connected; without a launcher this one alone.
 
