@@ -149,7 +149,7 @@ def test_flops_of_a_layer_are_two_for_each_weight_and_pixel():
 
 
 def test_the_published_network_costs_what_is_known_of_it():
-    "At 256 pixels 2.13 GFLOP an image for the encoder and 4.84 for the decoder; the plain step six times the one and three times the other."
+    "At 256 pixels 2.13 GFLOP an image for the encoder, 4.84 for the decoder; the plain step six times the one, three times the other."
     model = MultiMix()
     encoder, decoder = B.layer_flops(B.encoder_layers(model, 256)), B.layer_flops(B.decoder_layers(model, 256))
     assert (encoder / 1e9, decoder / 1e9) == (pytest.approx(2.13, abs=0.01), pytest.approx(4.84, abs=0.01))
