@@ -176,9 +176,7 @@ def choose_config(given: dict, data, out: str | os.PathLike | None, resume: bool
 def run_experiment(
     data: str | os.PathLike | MultiTaskData | None = None,  # a folder, data made ready, or None for the phantom
     out: str | os.PathLike | None = None,  # the run's folder; None makes runs/METHOD-PRESET-SEED
-    resume: bool = False,
-    device: str = "auto",
-    progress: bool = True,
+    resume: bool = False, device: str = "auto", progress: bool = True,
     preset: str | None = None,
     allow_shared: bool = False,  # warn of a split that shares a patient or an image, where else it is refused
     **settings,  # fields of `methods.Config`; None = the default of the preset (or, without `data`, of the phantom)

@@ -171,6 +171,7 @@ def is_better(score: float, best: float | None, keep: str) -> bool:
 # %% ../nbs/06b_training.ipynb #06b-training-031
 def after_step(trainer: Trainer, logs: dict, state: dict, folder: RunFolder, loop: Loop, validate=None, on_log=None) -> None:
     "Log, validate and save, where they are due; `state` holds history, best score and seconds."
+    folder.begin(trainer.config)
     step, steps, history = trainer.step, trainer.config.steps, state["history"]
     validating = validate is not None and loop.due("validate", step, steps)
     if validating or loop.due("log", step, steps):
@@ -252,7 +253,6 @@ def train(
         while trainer.step < config.steps:
             logs = train_step(trainer)
             if main:  # of several processes one writes; the others wait for it in their next step
-                folder.begin(config)
                 after_step(trainer, logs, state, folder, loop, validate, on_log)
             bar.update()
     state = on_main(trainer.processes, lambda: state)
