@@ -180,17 +180,16 @@ def plain_run(size: int, batch: int, device: str) -> Callable:
 def bench_step(size: int, batch: int, device: str, preset: str | None, amp: str, rounds: int) -> dict:
     "Seconds, FLOPs, share of the peak and memory of a step of the `preset`, and the plain published step in turns with it."
     trainer, plain, flops = some_trainer(size, batch, device, preset, amp), plain_run(size, batch, device), []
-    ours, views, (masks, logits, _) = partial(train_step, trainer), batch * len(keys_read(trainer.terms)), views_counted(trainer)
+    ours, (masks, logits, _) = partial(train_step, trainer), views_counted(trainer)
     memory = [peak_memory(lambda f=f: flops.append(count_flops(f)), trainer.device) for f in (ours, plain)]
     seconds, model = interleave(rounds, trainer.device, warm=False, ours=ours, plain=plain), trainer.model
     layers = [(*layer, masks + logits) for layer in encoder_layers(model, size)]
     layers += [(*layer, masks) for layer in decoder_layers(model, size)]
     found = spread("seconds_per_step", seconds["ours"]) | spread("baseline_seconds_per_step", seconds["plain"])
     found |= peak_flops(layers, trainer.device, {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[amp])
-    speedup = [s * views / (5 * batch) for s in ratios(seconds["plain"], seconds["ours"])]  # of images a second
     rate, parts = 1 / found["seconds_per_step"], flops_needed(trainer)
-    return found | spread("speedup", speedup) | {
-        "images_per_second": views * rate, "baseline_images_per_second": 5 * batch / found["baseline_seconds_per_step"],
+    return found | spread("speedup", ratios(seconds["plain"], seconds["ours"])) | {
+        "images_per_second": 5 * batch * rate, "baseline_images_per_second": 5 * batch / found["baseline_seconds_per_step"],
         "flops_per_step": flops[0], "flops_needed": sum(parts.values()), "flops_needed_parts": parts,
         "fraction_of_peak": flops[0] * rate / found["peak_flops"], "peak_memory_bytes": memory[0], "baseline_flops_per_step": flops[1],
         "baseline_peak_memory_bytes": memory[1], "rounds": seconds}

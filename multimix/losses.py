@@ -205,12 +205,15 @@ class SegConsistency(Term):
     name = "consistency"
 
     def __init__(self, kind: str = "batch_mean", weight: float = 0.01,  # kind: a key of CONSISTENCIES
-                 labeled: ViewKey = SEG_LABELED, unlabeled: ViewKey = SEG_UNLABELED):
+                 labeled: ViewKey = SEG_LABELED, unlabeled: ViewKey = SEG_UNLABELED, mask_channels: int | None = None):
         super().__init__(weight)
         if kind not in CONSISTENCIES:
             raise InputError(f"consistency {kind!r} is unknown: choose one of {', '.join(CONSISTENCIES)}")
         self.kind, self.labeled, self.unlabeled = kind, labeled, unlabeled
-        self.reads_masks = (labeled, unlabeled)
+        if kind != "released" or mask_channels != 1:  # that one is 0 whatever the masks are: nothing has to be drawn for it
+            self.reads_masks = (labeled, unlabeled)
 
     def forward(self, views: dict[ViewKey, Prediction]) -> tuple[Tensor, dict[str, Tensor]]:
+        if not self.reads_masks:
+            return torch.zeros(()), {}
         return CONSISTENCIES[self.kind](views[self.labeled].masks, views[self.unlabeled].masks), {}

@@ -183,7 +183,7 @@ def make_config(preset: str | None = None, **changes) -> Config:
     return check_config(replace(Config(preset=preset), **{**PRESETS[preset], **given}))
 
 # %% ../nbs/06_methods.ipynb #06-methods-031
-def make_terms(config: Config, num_classes: int = 2, num_unlabeled: int = 0) -> nn.ModuleList:
+def make_terms(config: Config, num_classes: int = 2, num_unlabeled: int = 0, mask_channels: int = 1) -> nn.ModuleList:
     """The terms of the config's method, as a ModuleList so that the state of the policy is checkpointed.
     `num_unlabeled` is the number of images in cls_unlabeled, which some policies keep a record of (InputError if they can't)."""
     seg_labeled, seg_unlabeled = (ViewKey(s, config.seg_view) for s in ("seg_labeled", "seg_unlabeled"))
@@ -193,7 +193,7 @@ def make_terms(config: Config, num_classes: int = 2, num_unlabeled: int = 0) -> 
         "ce": lambda: CrossEntropy(*labeled),
         "dice": lambda: DiceTerm(seg_labeled, config.dice_weight),
         "pseudo": lambda: PseudoLabel(make_policy(config.policy, **settings), config.pseudo_weight, labeled=labeled[0]),
-        "consistency": lambda: SegConsistency(config.consistency, config.consistency_weight, seg_labeled, seg_unlabeled),
+        "consistency": lambda: SegConsistency(config.consistency, config.consistency_weight, seg_labeled, seg_unlabeled, mask_channels),
     }
     return nn.ModuleList(build[name]() for name in METHODS[config.method].terms)
 

@@ -51,7 +51,9 @@ def make_views(keys, streams: dict, step: int, config: Config, generator,
     batches, views = {}, {}
     for key in keys:
         if key.stream not in streams:
-            raise InputError(f"the method {config.method!r} reads the stream {key.stream!r}, but the data has no images for it")
+            raise InputError(f"the method {config.method!r} reads the stream {key.stream!r}, but the data has no images for it: " + (
+                "give images without their truth, keep fewer labels or masks, or choose a method such as 'umtl_s' that reads none"
+                if "unlabeled" in key.stream else "give such images, or choose a method that does without"))
         if key.stream not in batches:
             stream = streams[key.stream]
             epoch = max(1, len(stream) // stream.batch_size)  # in steps
@@ -143,7 +145,7 @@ class Trainer:
         with seeded(sub_seed(config.seed, "weights"), torch.device("cpu")):
             self.model = make_model(config, classes, data.mask_channels).to(self.device)
         self.streams = data.streams(config.batch, config.unlabeled, config.seed, self.device)
-        self.terms = make_terms(config, classes, len(data.cls_unlabeled or ())).extend(more_terms).to(self.device)
+        self.terms = make_terms(config, classes, len(data.cls_unlabeled or ()), data.mask_channels).extend(more_terms).to(self.device)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None
         self.optimizer = torch.optim.Adam(parameter_groups(self.model, config), weight_decay=config.weight_decay)
         self.schedule = make_schedule(self.optimizer, config)
