@@ -67,7 +67,7 @@ def pick_device(name: str = "auto") -> str:
     return name
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-013
-PHANTOM_DEFAULTS = dict(labels=50, masks=20, steps=300, size=64, threshold=0.8)
+PHANTOM_DEFAULTS = dict(labels=20, masks=20, steps=300, size=64, threshold=0.8)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-014
 def load_data(data: str | os.PathLike | None, config: Config, allow_shared: bool = False) -> MultiTaskData:
