@@ -206,8 +206,8 @@ def test_turns_are_taken_and_the_first_call_does_not_count():
 
 @pytest.mark.skipif(B.peak_memory(lambda: None, CPU) is None, reason="this system does not tell how much memory a process held")
 def test_peak_memory_sees_what_was_given_back():
-    before = B.peak_memory(lambda: None, CPU)
-    assert B.peak_memory(lambda: np.ones(8_000_000).sum(), CPU) > before + 50e6
+    before = B.peak_memory(lambda: None, CPU)  # a system under pressure may take pages away in between, hence the wide margin
+    assert B.peak_memory(lambda: np.ones(50_000_000).sum(), CPU) > before + 200e6
 
 
 def test_data_are_measured():
