@@ -200,7 +200,8 @@ def pseudo_label_step(policy: nn.Module, weak: Prediction, strong: Prediction, l
 
 # %% ../nbs/04_losses.ipynb #04-losses-062
 class SegConsistency(Term):
-    "Keeps the masks of unlabelled images like those of labelled ones (MultiMix, eq. 2, second summand). Unknown kind: `InputError`."
+    """Keeps the masks of unlabelled images like those of labelled ones (MultiMix, eq. 2, second summand). Unknown kind: `InputError`.
+    With `mask_channels=1` the released kind reads no masks: it is 0 whatever they are (E4). None: the number is not known."""
 
     name = "consistency"
 
@@ -210,7 +211,7 @@ class SegConsistency(Term):
         if kind not in CONSISTENCIES:
             raise InputError(f"consistency {kind!r} is unknown: choose one of {', '.join(CONSISTENCIES)}")
         self.kind, self.labeled, self.unlabeled = kind, labeled, unlabeled
-        if kind != "released" or mask_channels != 1:  # that one is 0 whatever the masks are: nothing has to be drawn for it
+        if kind != "released" or mask_channels != 1:
             self.reads_masks = (labeled, unlabeled)
 
     def forward(self, views: dict[ViewKey, Prediction]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -185,7 +185,8 @@ def make_config(preset: str | None = None, **changes) -> Config:
 # %% ../nbs/06_methods.ipynb #06-methods-031
 def make_terms(config: Config, num_classes: int = 2, num_unlabeled: int = 0, mask_channels: int = 1) -> nn.ModuleList:
     """The terms of the config's method, as a ModuleList so that the state of the policy is checkpointed.
-    `num_unlabeled` is the number of images in cls_unlabeled, which some policies keep a record of (InputError if they can't)."""
+    `num_unlabeled` is the number of images in cls_unlabeled, which some policies keep a record of (InputError if they can't);
+    `mask_channels` that of the masks, with 1 of which the released consistency is 0 and reads none (E4)."""
     seg_labeled, seg_unlabeled = (ViewKey(s, config.seg_view) for s in ("seg_labeled", "seg_unlabeled"))
     settings = dict(num_classes=num_classes, threshold=config.threshold, num_unlabeled=num_unlabeled, momentum=config.momentum)
     labeled = [ViewKey("cls_labeled", view) for view in LABELED_VIEWS[config.labeled_view]]
