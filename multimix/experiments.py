@@ -24,6 +24,7 @@ from .images import thumbnail
 from .methods import METHODS, Config, make_config, make_model, scale_input
 from .model import Outputs
 from .phantom import phantom_data
+from .predictions import save_predictions
 from .report import report_figures, write_report
 from .training import Run, train
 
@@ -134,13 +135,14 @@ def write_json(path: Path, value: dict) -> None:
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-023
 def judge(run: Run, data: MultiTaskData, device: str = "cpu", folder: Path | None = None) -> dict:
-    "The results of a trained run on every test set; with a folder, also results.json and report.html in it."
+    "The results of a trained run on every test set; with a folder, also predictions.npz, results.json and report.html in it."
     config = run.config
     predictions = predict_all(run.model, config, data, device)
     kept = {k: getattr(config, k) for k in ("method", "preset", "seed", "labels", "masks", "size", "steps")}
     speed = {"seconds": round(run.seconds, 2), "images_per_second": round(run.images_per_second, 1)}
     results = {**kept, **speed, "in_domain": {}, "cross_domain": {}, **evaluate(run.model, data, predictions=predictions)}
     if folder is not None:
+        save_predictions(folder, predictions, data)
         write_json(folder / "results.json", results)
         write_report(folder, results, run.history, report_figures(predictions, data, run.history))
     return results
