@@ -144,8 +144,8 @@ def test_accelerate_launches_the_command(tmp_path):
     launched = launch(2, ["-m", "multimix", *words], cwd=tmp_path)
     out, err = launched.communicate(timeout=240)
     assert launched.returncode == 0, err
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["best.pt", "config.json", "history.csv", "last.pt", "report.html",
-                                                                    "results.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "best.pt", "config.json", "history.csv", "last.pt", "predictions.npz", "report.html", "results.json"]
     assert out.count("in_domain    classification") == 1 and json.loads((tmp_path / "run/results.json").read_text())["steps"] == 2
     assert json.loads((tmp_path / "run/config.json").read_text())["batch"] == 3 and len(rows(tmp_path / "run")) == 1
 

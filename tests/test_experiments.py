@@ -40,7 +40,8 @@ def run(data, tmp_path_factory):
 
 def test_the_folder_and_the_results_have_what_a_run_promises(run):
     folder, results = run
-    assert {f.name for f in folder.iterdir()} == {"config.json", "history.csv", "last.pt", "best.pt", "report.html", "results.json"}
+    files = {"config.json", "history.csv", "last.pt", "best.pt", "predictions.npz", "report.html", "results.json"}
+    assert {f.name for f in folder.iterdir()} == files
     assert json.loads((folder / "results.json").read_text()) == results
     kept = {"method", "preset", "seed", "labels", "masks", "size", "steps", "seconds", "images_per_second"}
     assert set(results) == kept | {"in_domain", "cross_domain"}
