@@ -13,6 +13,7 @@ from typing import Iterator, Mapping, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from .bridge import BRIDGE_MAPS, replace_maps
 from .data import InputError
 
 # %% ../nbs/02_model.ipynb #02-model-010
@@ -57,7 +58,7 @@ class Outputs(NamedTuple):
     """What `model(x)` answers for N images of H x W pixels, all float."""
     logits: Tensor            # (N, num_classes), class logits
     masks: Tensor | None      # (N, mask_channels, H, W), mask logits (apply `sigmoid`); None without a decoder
-    saliency: Tensor | None   # (N, 1, H, W), >= 0, detached, as the decoder saw it; None without a bridge
+    saliency: Tensor | None   # (N, 1, H, W), >= 0, detached, before `bridge_map` exchanges it; None without a bridge that reads it
 
 # %% ../nbs/02_model.ipynb #02-model-018
 class ClassHead(nn.Linear):
@@ -139,8 +140,9 @@ def check_options(options: Mapping) -> None:
             raise InputError(f'{name}={options[name]!r}: must be a whole number, at least 1')
     if not 0 <= options['dropout'] < 1:
         raise InputError(f"dropout={options['dropout']!r}: must be at least 0 and below 1")
-    if options['saliency_scale'] not in ('none', 'max'):
-        raise InputError(f"saliency_scale={options['saliency_scale']!r}: choose 'none' or 'max'")
+    for name, choices in {'saliency_scale': ('none', 'max'), 'bridge_map': BRIDGE_MAPS}.items():
+        if options[name] not in choices:
+            raise InputError(f"{name}={options[name]!r}: choose {' or '.join(map(repr, choices))}")
 
 
 @contextmanager
@@ -158,11 +160,13 @@ class TwoHeadedUNet(nn.Module):
                  width: int = 16, in_channels: int = 1,                # channels of the finest map, channels of the images
                  dropout: float = 0.25, bridge: bool = True,           # share dropped in training; image and saliency to the decoder
                  saliency_scale: str = 'none', decoder: bool = True,   # 'none' (as published) or 'max'; False: class head only
+                 bridge_map: str = 'saliency',                         # or 'shuffled' or 'constant': see multimix.bridge
                  seed: int | None = None):                             # of the first weights; None draws from torch's global generator
         super().__init__()
-        self.dropout, self.bridge, self.saliency_scale = dropout, bridge and decoder, saliency_scale
+        self.dropout, self.bridge, self.saliency_scale, self.bridge_map = dropout, bridge and decoder, saliency_scale, bridge_map
+        self.reads_saliency = self.bridge and bridge_map != 'constant'
         self.options = dict(num_classes=num_classes, mask_channels=mask_channels, width=width, in_channels=in_channels, dropout=dropout,
-                            bridge=self.bridge, saliency_scale=saliency_scale, decoder=decoder)
+                            bridge=self.bridge, saliency_scale=saliency_scale, decoder=decoder, bridge_map=bridge_map)
         check_options(self.options)
         with seeded(seed):
             self.encoder = Encoder(num_classes, width, in_channels, dropout)
@@ -188,20 +192,22 @@ def encode_with_saliency(model: 'MultiMix', x: Tensor, keep_graph: bool = False)
     return features, saliency
 
 # %% ../nbs/02_model.ipynb #02-model-043
-def check_decode(model: TwoHeadedUNet, saliency: Tensor | None) -> None:
-    """Raises `InputError` if `model` has no decoder, or a bridge without a `saliency` to carry."""
+def carried(model: TwoHeadedUNet, x: Tensor, saliency: Tensor | None) -> Tensor | None:
+    """What the decoder reads over the bridge of `model`, or None. `InputError` without a decoder, or without the `saliency` to carry."""
     if model.decoder is None:
         raise InputError('decode: this model was built with decoder=False and draws no masks')
-    if model.bridge and saliency is None:
+    if model.reads_saliency and saliency is None:
         raise InputError('decode: this model has a bridge and needs saliency maps (N, 1, H, W), for instance model.saliency(x)')
+    bridge = make_bridge(x, x[:, :1] if saliency is None else saliency) if model.bridge else None
+    return bridge if bridge is None else replace_maps(bridge, model.bridge_map, model.training)
 
 
 def outputs(model: 'MultiMix', x: Tensor) -> Outputs:
     """`MultiMix.forward`. Where nothing is dropped, logits, masks and saliency come from one encoder pass; otherwise from two."""
     features = saliency = None
-    if model.bridge and not (model.training and model.dropout):
+    if model.reads_saliency and not (model.training and model.dropout):
         features, saliency = encode_with_saliency(model, x, keep_graph=torch.is_grad_enabled())
-    elif model.bridge:
+    elif model.reads_saliency:
         saliency = model.saliency(x)
     features = features or model.encode(x)
     return Outputs(features.logits, None if model.decoder is None else model.decode(x, features.maps, saliency), saliency)
@@ -219,8 +225,8 @@ class MultiMix(TwoHeadedUNet):
 
     def decode(self, x: Tensor, maps: list[Tensor], saliency: Tensor | None = None, dropout: bool | None = None) -> Tensor:
         """Images, their `Features.maps` and saliency (N, 1, H, W) to mask logits (N, mask_channels, H, W); `InputError` without."""
-        check_decode(self, saliency)
-        return self.decoder(maps, make_bridge(x, saliency) if self.bridge else None, self.training if dropout is None else dropout)
+        bridge = carried(self, x, saliency)
+        return self.decoder(maps, bridge, self.training if dropout is None else dropout)
 
     def forward(self, x: Tensor) -> Outputs:
         """Images (N, in_channels, H, W), float in [0, 1], to `Outputs`; in eval mode with one encoder pass."""
