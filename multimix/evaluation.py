@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'weighted_auroc', 'weighted_auprc', 'calibration_bins', 'resamples', 'bootstrap_ci95',
-           'classification_metrics', 'overlap_scores', 'surface_distances', 'distance_scores', 'segmentation_scores',
-           'segmentation_metrics', 'Predictions', 'predict', 'predict_tests', 'evaluate']
+           'weighted_classification', 'classification_metrics', 'overlap_scores', 'surface_distances',
+           'distance_scores', 'segmentation_scores', 'segmentation_metrics', 'Predictions', 'predict', 'predict_tests',
+           'evaluate']
 
 # %% ../nbs/07_evaluation.ipynb #07-evaluatio-006
 from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ def _area(metric: Callable, probs: np.ndarray, labels: np.ndarray) -> float | No
     return float(np.mean(values)) if values else None
 
 # %% ../nbs/07_evaluation.ipynb #07-evaluatio-030
-def _weighted_classification(probs: np.ndarray, labels: np.ndarray, classes, weights: np.ndarray) -> dict[str, np.ndarray]:
+def weighted_classification(probs: np.ndarray, labels: np.ndarray, classes, weights: np.ndarray) -> dict[str, np.ndarray]:
     "Every classification metric under each row of `weights` (draws, N), as {name: (draws,)}."
     k, total, predicted = probs.shape[1], weights.sum(1), probs.argmax(1)
     confusion = (weights @ np.eye(k * k)[labels * k + predicted]).reshape(-1, k, k)  # truth by prediction
@@ -155,7 +156,7 @@ def classification_metrics(probs: np.ndarray, labels: np.ndarray, classes, boots
     values = {"accuracy": (predicted == labels).mean(), "balanced_accuracy": recall,
               "auroc": _area(sk.roc_auc_score, probs, labels), "auprc": _area(sk.average_precision_score, probs, labels),
               **{f"f1_{name}": value for name, value in zip(classes, f1)}, "ece": ece}
-    ci95 = bootstrap_ci95(lambda w: _weighted_classification(probs, labels, classes, w), len(labels), bootstrap, seed,
+    ci95 = bootstrap_ci95(lambda w: weighted_classification(probs, labels, classes, w), len(labels), bootstrap, seed,
                           None if groups is None else np.asarray(groups)[known])
     return {name: None if v is None else float(v) for name, v in values.items()} | {
         "n": len(labels), "constant_accuracy": float(np.bincount(labels).max() / len(labels)), "ci95": ci95}

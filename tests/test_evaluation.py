@@ -66,7 +66,7 @@ def test_a_resample_scores_as_the_repeated_images_do(k):
     probs, labels = made_up(150, k, seed=k)
     classes = tuple("abcde"[:k])
     weights = next(ev.resamples(150, 5, seed=3))
-    resampled = ev._weighted_classification(probs, labels, classes, weights)
+    resampled = ev.weighted_classification(probs, labels, classes, weights)
     for row, w in enumerate(weights):
         at = np.repeat(np.arange(150), w.astype(int))
         whole = ev.classification_metrics(probs[at], labels[at], classes, bootstrap=0)
