@@ -52,15 +52,16 @@ def mask_numbers(predicted: Predictions, test, threshold: float = 0.5) -> dict[s
 
 # %% ../nbs/07c_predictions.ipynb #07c-predicti-016
 def per_image(predictions: dict[str, dict[str, Predictions]], data: MultiTaskData) -> dict[str, dict[str, dict[str, np.ndarray]]]:
-    """The numbers of every test image, {domain: {task: {name: (N, ...)}}}, from what `evaluation.predict_tests` gave for `data`:
-    those of `class_numbers` or `mask_numbers`, `ids` (see `image_ids`) and `patients` (see `patient_codes`)."""
+    """The numbers of every test image, {domain: {task: {name: (N, ...)}}}, from what `evaluation.predict_tests` gave for `data`: those of
+    `class_numbers` or `mask_numbers`, `ids` (see `image_ids`), `patients` (see `patient_codes`); for the classes their names, (K,)."""
     found: dict = {}
     for domain, tasks in predictions.items():
         for task, predicted in tasks.items():
             test = data.tests[domain][task]
             if numbers := (class_numbers if task == "classification" else mask_numbers)(predicted, test):
                 who = {"ids": image_ids(test.names), "patients": patient_codes(test.patients, len(test))}
-                found.setdefault(domain, {})[task] = numbers | who
+                names = {"classes": np.array(data.classes)} if task == "classification" else {}
+                found.setdefault(domain, {})[task] = numbers | who | names
     return found
 
 # %% ../nbs/07c_predictions.ipynb #07c-predicti-017
