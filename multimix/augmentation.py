@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .cpu_views import Plan, cpu_views
 from .images import InputError
 from .operations import GEOMETRIC, HISTOGRAM, OPS, TABLES, affine, bilinear, fixed_point, histogram, look_up, magnitude, nearest
 from .operations import positions, sharpness, take
@@ -82,6 +83,13 @@ def _sources(u: Tensor, height: int, width: int, flip: float, pad: float) -> tup
     return rows, torch.where(u[:, :1] < flip, width - 1 - cols, cols)
 
 # %% ../nbs/01_augmentation.ipynb #01-augmentat-024
+def _weak(images: Tensor, masks: Tensor | None, u: Tensor, flip: float, pad: float) -> tuple[Tensor, Tensor | None]:
+    "Mirror and reflected crop of images and masks alike, in their own dtypes."
+    rows, cols = (t.to(images.device) for t in _sources(u, *images.shape[2:], flip, pad))
+    index = rows[:, :, None] * images.shape[3] + cols[:, None]
+    return take(images, index), None if masks is None else take(masks, index)
+
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-025
 def _fractions(**values: float) -> None:
     "Raises `InputError` for a named value outside [0, 1]."
     for name, value in values.items():
@@ -89,16 +97,35 @@ def _fractions(**values: float) -> None:
             raise InputError(f"{name}: expected a number from 0 to 1, got {value}")
 
 
-def _weak(images: Tensor, masks: Tensor | None, u: Tensor, flip: float, pad: float) -> tuple[Tensor, Tensor | None]:
-    "Mirror and reflected crop of images and masks alike, in their own dtypes."
+def _check_crop(flip: float, pad: float) -> None:
+    "Raises `InputError` for a chance or a distance that can't be."
     _fractions(flip=flip, pad=pad)
     if pad == 1:
         raise InputError("pad: the crop must move by less than a whole side, got 1")
-    rows, cols = (t.to(images.device) for t in _sources(u, *images.shape[2:], flip, pad))
-    index = rows[:, :, None] * images.shape[3] + cols[:, None]
-    return take(images, index), None if masks is None else take(masks, index)
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-025
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-027
+def _square(u: list[float], height: int, width: int, largest: float) -> tuple[slice, slice] | None:
+    "Rows and columns of the grey square for draws of its side and its centre (y, x); None for a side of 0."
+    side = int(u[0] * (int(largest * min(height, width) + 1e-9) + 1))
+    y, x = int(u[1] * height) - side // 2, int(u[2] * width) - side // 2
+    return (slice(max(y, 0), y + side), slice(max(x, 0), x + side)) if side else None
+
+
+def _plan(u: list[float], height: int, width: int, flip: float, pad: float, m: int = 10, p: float = 1.0, cutout: float = 0.0,
+          ops: tuple[str, ...] = OPS) -> Plan:
+    "The view of one image from its draws: of 3 numbers a weak one, of 6 + 4 n a strong one."
+    most = int(pad * height + 1e-9), int(pad * width + 1e-9)
+    down, right = (int(draw * (2 * far + 1)) - far for draw, far in zip(u[1:3], most))
+    chain = tuple((ops[int(which * len(ops))], int(strength * (m - 1)) + 1, -1 if sign < 0.5 else 1)
+                  for which, strength, applied, sign in zip(*(u[k::4] for k in (6, 7, 8, 9))) if applied < p)
+    return Plan(u[0] < flip, down, right, chain, _square(u[3:6], height, width, cutout) if cutout else None)
+
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-028
+def _by_plan(images: Tensor, masks: Tensor | None) -> bool:
+    "Whether to draw image by image: on a CPU, where no gradient has to find its way back."
+    return images.device.type == "cpu" and not images.requires_grad and (masks is None or masks.device.type == "cpu")
+
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-029
 def weak_view(
     images: Tensor,  # (N, 1, H, W), uint8, or float in [0, 1]
     masks: Tensor | None = None,  # (N, M, H, W), any dtype, {0, 1}
@@ -111,9 +138,13 @@ def weak_view(
 
     Every pixel is one of the image's own: nothing is interpolated. `InputError` where shape, dtype, range or a setting is wrong."""
     _check(images, masks)
-    return _view(*_weak(images, masks, _uniform(len(images), 3, generator), flip, pad))
+    _check_crop(flip, pad)
+    u = _uniform(len(images), 3, generator)
+    if _by_plan(images, masks):
+        return View(*cpu_views(images, masks, [_plan(row, *images.shape[2:], flip, pad) for row in u.tolist()]))
+    return _view(*_weak(images, masks, u, flip, pad))
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-030
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-034
 class _Canvas:
     "A batch under operations: moves and tables are kept back and joined until something needs the pixels."
 
@@ -124,7 +155,7 @@ class _Canvas:
         self.tables = torch.arange(256, dtype=torch.uint8, device=self.device).repeat(n, 1)  # tables kept back, joined to one
         self.moved, self.tabled = torch.zeros(2, n, dtype=torch.bool).unbind()  # on the CPU, as the draws: asking never waits for a GPU
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-031
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-035
 def _settle_moves(canvas: _Canvas, rows: Tensor) -> None:
     "One reading for all moves kept back for the images `rows` (CPU indices); what left the frame on the way is 0."
     rows = rows[canvas.moved[rows]]
@@ -148,7 +179,7 @@ def _settle_tables(canvas: _Canvas, rows: Tensor) -> None:
         canvas.pixels[at] = look_up(canvas.tables[at], canvas.pixels[at])
         canvas.tables[at], canvas.tabled[rows] = torch.arange(256, dtype=torch.uint8, device=canvas.device), False
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-033
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-037
 Drawn = dict[str, tuple[Tensor, Tensor]]  # operation: its images (indices on the CPU), their signed magnitudes
 
 
@@ -164,7 +195,7 @@ def _draw(u: Tensor, ops: tuple[str, ...], m: int, p: float) -> Drawn:
         for name, rows in zip(names, groups) if len(rows)
     }
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-035
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-039
 def _move(canvas: _Canvas, drawn: Drawn, stage: int) -> None:
     "Keeps back geometric operations."
     rows = torch.cat([rows for rows, _ in drawn.values()])
@@ -185,7 +216,7 @@ def _recolour(canvas: _Canvas, drawn: Drawn, needs_hist: bool) -> None:
     tables = torch.cat([TABLES[name](*given).to(torch.uint8) for name, *given in zip(drawn, hist, amounts)])
     canvas.tables[at], canvas.tabled[rows] = look_up(tables, before), True
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-036
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-040
 PLAIN = tuple(name for name in TABLES if name not in HISTOGRAM)
 
 
@@ -205,7 +236,7 @@ def _stage(canvas: _Canvas, stage: int, drawn: Drawn) -> None:
         at, amount = (t.to(canvas.device) for t in drawn["Sharpness"])
         canvas.pixels[at] = sharpness(canvas.pixels[at], amount.float())
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-037
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-041
 def _run(canvas: _Canvas, u: Tensor, ops: tuple[str, ...], m: int, p: float) -> _Canvas:
     "All stages, then whatever is still kept back. `u` (N, 4 * stages)."
     for stage in range(u.shape[1] // 4):
@@ -215,7 +246,7 @@ def _run(canvas: _Canvas, u: Tensor, ops: tuple[str, ...], m: int, p: float) -> 
     _settle_tables(canvas, everything)
     return canvas
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-039
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-043
 def _cutout(images: Tensor, u: Tensor, largest: float) -> Tensor:
     "A square of level 127 on each image (N, 1, H, W) uint8. `u` (N, 3): draws for its side and its centre (y, x)."
     height, width = images.shape[2:]
@@ -225,10 +256,17 @@ def _cutout(images: Tensor, u: Tensor, largest: float) -> Tensor:
     rows, cols = (((t >= 0) & (t < side)).to(images.device) for t in (rows, cols))
     return images.masked_fill((rows[:, :, None] & cols[:, None])[:, None], 127)
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-042
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-046
 READ = {"nearest": nearest, "bilinear": bilinear}
 
 
+def _strong_batch(levels: Tensor, masks: Tensor | None, u: Tensor, flip: float, pad: float, m: int, p: float, cutout: float,
+                  ops: tuple[str, ...], resample: str) -> View:
+    "The strong view of a batch (N, 1, H, W) uint8 at once, on its device; `u` (N, 6 + 4 n)."
+    canvas = _Canvas(*_weak(levels, masks, u[:, :3], flip, pad), (u.shape[1] - 6) // 4, READ[resample])
+    return _view(_cutout(_run(canvas, u[:, 6:], ops, m, p).pixels, u[:, 3:6], cutout), canvas.masks)
+
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-047
 def _check_strong(images: Tensor, masks: Tensor | None, n: int, m: int, ops: tuple[str, ...], resample: str) -> None:
     "Raises `InputError` for a batch or a setting that no strong view can have."
     _check(images, masks)
@@ -240,7 +278,16 @@ def _check_strong(images: Tensor, masks: Tensor | None, n: int, m: int, ops: tup
     if resample not in READ:
         raise InputError(f"resample: expected {' or '.join(READ)}, got {resample!r}")
 
-# %% ../nbs/01_augmentation.ipynb #01-augmentat-043
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-048
+def _strong(levels: Tensor, masks: Tensor | None, u: Tensor, flip: float, pad: float, m: int, p: float, cutout: float,
+            ops: tuple[str, ...], resample: str) -> View:
+    "The same by whichever way is faster where the batch is."
+    if not _by_plan(levels, masks):
+        return _strong_batch(levels, masks, u, flip, pad, m, p, cutout, ops, resample)
+    plans = [_plan(row, *levels.shape[2:], flip, pad, m, p, cutout, ops) for row in u.tolist()]
+    return View(*cpu_views(levels, masks, plans, smooth=resample == "bilinear"))
+
+# %% ../nbs/01_augmentation.ipynb #01-augmentat-049
 def strong_view(
     images: Tensor,  # (N, 1, H, W), uint8, or float in [0, 1], which is rounded to 256 levels
     masks: Tensor | None = None,  # (N, M, H, W), any dtype, {0, 1}
@@ -258,7 +305,7 @@ def strong_view(
 
     Pixels from outside are black; Cutout leaves masks whole. `InputError` where shape, dtype, range or a setting is wrong."""
     _check_strong(images, masks, n, m, ops, resample)
+    _check_crop(flip, pad)
     _fractions(p=p, cutout=cutout)
     u, levels = _uniform(len(images), 6 + 4 * n, generator), images if images.dtype == torch.uint8 else (images * 255).round().byte()
-    canvas = _Canvas(*_weak(levels, masks, u[:, :3], flip, pad), n, READ[resample])
-    return _view(_cutout(_run(canvas, u[:, 6:], ops, m, p).pixels, u[:, 3:6], cutout), canvas.masks)
+    return _strong(levels, masks, u, flip, pad, m, p, cutout, ops, resample)
