@@ -458,6 +458,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'multimix.figures.confusion_figure': ('figures.html#confusion_figure', 'multimix/figures.py'),
                                   'multimix.figures.curves_figure': ('figures.html#curves_figure', 'multimix/figures.py'),
                                   'multimix.figures.dice_figure': ('figures.html#dice_figure', 'multimix/figures.py'),
+                                  'multimix.figures.draw_agreement': ('figures.html#draw_agreement', 'multimix/figures.py'),
                                   'multimix.figures.new_figure': ('figures.html#new_figure', 'multimix/figures.py'),
                                   'multimix.figures.pretty': ('figures.html#pretty', 'multimix/figures.py'),
                                   'multimix.figures.read_history': ('figures.html#read_history', 'multimix/figures.py'),

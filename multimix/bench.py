@@ -35,7 +35,7 @@ from .model import MultiMix
 from .phantom import make_phantom
 from .plain import Published, pil_pipeline, plain_step, plain_views
 from .saliency import attribute
-from .step import Trainer, keys_read, make_views, train_step, views_read
+from .step import Trainer, keys_read, make_views, more_read, train_step, views_read
 
 # %% ../nbs/14_bench.ipynb #14-bench-010
 def interleave(rounds: int, device: torch.device, warm: bool = True, **functions: Callable) -> dict[str, list[float]]:
@@ -82,19 +82,22 @@ def layer_flops(layers: list[tuple[nn.Conv2d, int]]) -> int:
     return sum(2 * conv.weight.numel() * side * side for conv, side in layers)
 
 # %% ../nbs/14_bench.ipynb #14-bench-018
-def views_counted(trainer: Trainer) -> list[int]:
-    "Images a step of which the terms read masks, only class logits, or the teacher's classes."
-    return [sum(trainer.streams[key.stream].batch_size for key in keys) for keys in views_read(trainer.terms)]
+def views_counted(trainer: Trainer, reads: Callable = views_read) -> list[int]:
+    "Images a step of which the terms read masks, only class logits, or the teacher's classes; or those of the lists that `reads` gives."
+    return [sum(trainer.streams[key.stream].batch_size for key in keys) for keys in reads(trainer.terms)]
 
 
 def flops_needed(trainer: Trainer) -> dict[str, int]:
-    "What one step needs, from the views that the terms read and the shapes of the layers: `encoder`, `saliency`, `decoder`, `teacher`."
-    model, size, (masks, logits, taught) = trainer.model, trainer.config.size, views_counted(trainer)
-    layers, head = encoder_layers(model, size), 2 * model.encoder.head.weight.numel()
+    "What one step needs, from the views that the terms read and the layers' shapes: `encoder`, `saliency`, `decoder`, `teacher`, `peer`."
+    model, size, (masks, logits, taught), (drawn, rival) = trainer.model, trainer.config.size, *map(partial(views_counted, trainer),
+                                                                                                    (views_read, more_read))
+    layers, head, draw = encoder_layers(model, size), 2 * model.encoder.head.weight.numel(), layer_flops(decoder_layers(model, size))
     once, passes = layer_flops(layers) + head, 1 + bool(model.dropout)  # of the map: backward, and forward where it shares none
-    learning = 3 * layer_flops(layers) - layer_flops(layers[:1]) + head * (3 if logits else 1)
-    return {"encoder": (masks + logits) * learning, "saliency": masks * once * passes if model.bridge else 0,
-            "decoder": masks * 3 * layer_flops(decoder_layers(model, size)), "teacher": taught * once}
+    learning = 3 * layer_flops(layers) - layer_flops(layers[:1]) + head
+    peers = [3 * layer_flops(decoder_layers(t.peer, size)) for t in trainer.terms if hasattr(t, "peer")]
+    return {"encoder": (masks + logits) * (learning + 2 * head * bool(logits)), "saliency": masks * once * passes * model.reads_saliency,
+            "decoder": masks * 3 * draw, "teacher": taught * once + drawn * (once * (1 + model.reads_saliency) + draw),
+            "peer": rival * (learning + sum(peers))}
 
 # %% ../nbs/14_bench.ipynb #14-bench-021
 def peak_memory(function: Callable, device: torch.device) -> int | None:

@@ -14,8 +14,8 @@ BRIDGE_MAPS = ("saliency", "shuffled", "constant")
 
 
 def others(maps: Tensor, training: bool) -> Tensor:
-    """To each of `maps` (N, 1, h, w) that of another image of the batch: in `training` along a random circle (torch's generator of the CPU),
-    else the one half a batch away. A map that is alone: turned by half a circle."""
+    """To each of `maps` (N, 1, h, w) that of another image of the batch: in `training` along a random circle (torch's generator of the
+    CPU), else the one half a batch away. A map that is alone: turned by half a circle."""
     n = len(maps)
     if n == 1:
         return maps.flip((2, 3))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONSISTENCIES', 'CLS_LABELED', 'SEG_LABELED', 'SEG_UNLABELED', 'check_shapes', 'dice_loss', 'pseudo_label_loss',
            'pairs', 'softmax_mask_kl', 'bernoulli_kl', 'pixel_mask_kl', 'batch_mean_mask_kl', 'ViewKey', 'Prediction',
-           'Term', 'CrossEntropy', 'DiceTerm', 'PseudoLabel', 'pseudo_label_step', 'SegConsistency']
+           'Term', 'CrossEntropy', 'DiceTerm', 'Guesses', 'PseudoLabel', 'pseudo_label_step', 'SegConsistency']
 
 # %% ../nbs/04_losses.ipynb #04-losses-004
 from dataclasses import dataclass
@@ -108,7 +108,7 @@ CONSISTENCIES = {"released": softmax_mask_kl, "pixel": pixel_mask_kl, "batch_mea
 class ViewKey(NamedTuple):
     "Names one view of one stream: which images, seen how."
     stream: str  # 'cls_labeled', 'cls_unlabeled', 'seg_labeled' or 'seg_unlabeled'
-    view: str  # 'clean', 'weak' or 'strong'
+    view: str  # 'clean', 'weak', 'strong', or 'noisy': the view that the student sees, and noise on it
 
 
 @dataclass
@@ -120,6 +120,8 @@ class Prediction:
     targets: Tensor | None = None  # (N, M, H, W) float32 {0, 1}, true masks under the same view
     index: Tensor | None = None  # (N,) int64, position of each image in its stream
     teacher: Tensor | None = None  # (N, K) float, class logits computed without gradients
+    teacher_masks: Tensor | None = None  # (N, M, H, W) float, mask logits computed without gradients
+    peer: Tensor | None = None  # (N, M, H, W) float, mask logits of a second network, with its gradients
 
 # %% ../nbs/04_losses.ipynb #04-losses-050
 class Term(nn.Module):
@@ -127,16 +129,22 @@ class Term(nn.Module):
 
     `reads_logits`, `reads_masks` and `reads_teacher` are tuples of `ViewKey`: the views whose class logits (with gradients), mask logits
     (with gradients) and class logits (without) it needs. The step computes these and nothing else, and multiplies the scalar by `weight`.
+    `reads_teacher_masks` and `reads_peer`: the same for mask logits of the teacher, and of a second network that a term owns as `peer`.
     `name` is the column of the history, `logs` holds further detached scalars by name. State to checkpoint goes into buffers."""
 
     name = "term"
     reads_logits: tuple[ViewKey, ...] = ()
     reads_masks: tuple[ViewKey, ...] = ()
     reads_teacher: tuple[ViewKey, ...] = ()
+    reads_teacher_masks: tuple[ViewKey, ...] = ()
+    reads_peer: tuple[ViewKey, ...] = ()
 
     def __init__(self, weight: float = 1.0):  # multiplies the scalar in the total
         super().__init__()
         self.weight = weight
+
+    def at(self, step: int, steps: int) -> None:
+        "Called before step 0, 1, ... of `steps`: a term whose weight changes over the run sets it here."
 
 
 CLS_LABELED, SEG_LABELED, SEG_UNLABELED = (ViewKey(stream, "weak") for stream in ("cls_labeled", "seg_labeled", "seg_unlabeled"))
@@ -171,13 +179,22 @@ class DiceTerm(Term):
         return dice_loss(p.masks, p.targets), {}
 
 # %% ../nbs/04_losses.ipynb #04-losses-055
+class Guesses(NamedTuple):
+    "What the last step took for pseudo-labels, for whoever knows the truth and wants to count; no term ever sees that truth."
+    index: Tensor | None  # (N,) int64, position of each image in its stream
+    targets: Tensor  # (N,) int64 classes
+    weights: Tensor  # (N,) float32 in [0, 1]; 0: left out
+
+
 class PseudoLabel(Term):
     """Confident classes of the weak view become targets of the strong view; the policy decides which, and how much they count.
 
     The `fairness` loss that some policies have is added before `weight` multiplies the sum. Logs `kept`, the mean weight, `confidence`,
-    the mean largest probability of the weak views, and what the policy logs. Source: FixMatch, eq. 4; MultiMix, eq. 1, second summand."""
+    the mean largest probability of the weak views, and what the policy logs; `guesses` holds the last ones that it made (`Guesses`).
+    Source: FixMatch, eq. 4; MultiMix, eq. 1, second summand."""
 
     name = "pseudo"
+    guesses: Guesses | None = None
 
     def __init__(self, policy: nn.Module, weight: float = 1.0, stream: str = "cls_unlabeled", labeled: ViewKey = CLS_LABELED):
         super().__init__(weight)
@@ -186,13 +203,14 @@ class PseudoLabel(Term):
         self.reads_logits, self.reads_teacher = (self.strong, labeled), (self.weak,)
 
     def forward(self, views: dict[ViewKey, Prediction]) -> tuple[Tensor, dict[str, Tensor]]:
-        return pseudo_label_step(self.policy, views[self.weak], views[self.strong], views[self.labeled])
+        return pseudo_label_step(self, views[self.weak], views[self.strong], views[self.labeled])
 
 # %% ../nbs/04_losses.ipynb #04-losses-056
-def pseudo_label_step(policy: nn.Module, weak: Prediction, strong: Prediction, labeled: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
-    "What `PseudoLabel` returns: the teacher's guesses on `weak`, weighed by the policy, are the targets of `strong`."
-    probs = weak.teacher.detach().float().softmax(1)
+def pseudo_label_step(term: PseudoLabel, weak: Prediction, strong: Prediction, labeled: Prediction) -> tuple[Tensor, dict[str, Tensor]]:
+    "What a `PseudoLabel` returns: the teacher's guesses on `weak`, weighed by its policy, are the targets of `strong`."
+    probs, policy = weak.teacher.detach().float().softmax(1), term.policy
     pseudo = policy(probs, index=weak.index, labeled_probs=labeled.logits.detach().float().softmax(1))
+    term.guesses = Guesses(weak.index, pseudo.targets, pseudo.weights)
     loss = pseudo_label_loss(strong.logits, pseudo.targets, pseudo.weights)
     fairness = policy.fairness(strong.logits.float(), pseudo)
     logs = {"kept": pseudo.weights.mean(), "confidence": probs.amax(1).mean(), **pseudo.logs}

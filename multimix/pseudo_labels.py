@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['POLICIES', 'PseudoLabels', 'Policy', 'fraction', 'needed', 'Fixed', 'flexible_thresholds', 'FlexMatch',
            'flexmatch_step', 'ema', 'SelfAdaptive', 'fairness_loss', 'FreeMatch', 'gaussian_weights', 'align',
-           'SoftMatch', 'softmatch_step', 'AdaMatch', 'adamatch_step', 'make_policy']
+           'SoftMatch', 'softmatch_step', 'AdaMatch', 'adamatch_step', 'pseudo_precision', 'make_policy']
 
 # %% ../nbs/05_pseudo_labels.ipynb #05-pseudo-la-004
 from typing import NamedTuple
@@ -235,6 +235,16 @@ def adamatch_step(policy: AdaMatch, probs: Tensor, labeled_probs: Tensor) -> Pse
     return PseudoLabels(targets, (confidence >= limit).float(), {"threshold": limit})
 
 # %% ../nbs/05_pseudo_labels.ipynb #05-pseudo-la-066
+def pseudo_precision(index: Tensor, targets: Tensor, weights: Tensor, truth) -> float | None:
+    """Share of the kept pseudo-labels that are right, in [0, 1]: `targets` (N,) int64 classes with `weights` (N,), for the images at the
+    places `index` (N,) of the unlabelled set, whose classes are `truth` (n,) int, -1 or beyond its end: unknown. None where nothing
+    known was kept. For the eye alone: no loss may depend on it."""
+    index, targets, weights = index.cpu(), targets.cpu(), weights.detach().cpu().double()
+    known = torch.cat([torch.as_tensor(truth, dtype=torch.int64), -torch.ones(1, dtype=torch.int64)])[index.clamp(max=len(truth))]
+    weights = weights * (known >= 0)
+    return ((targets == known) * weights).sum().item() / total if (total := weights.sum().item()) else None
+
+# %% ../nbs/05_pseudo_labels.ipynb #05-pseudo-la-071
 POLICIES = {"fixed": Fixed, "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "adamatch": AdaMatch}
 
 

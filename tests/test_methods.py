@@ -41,6 +41,7 @@ from multimix.methods import (
     ERRATA,
     LABELED_VIEWS,
     METHODS,
+    PAPER,
     PRESETS,
     RANGES,
     Config,
@@ -64,15 +65,30 @@ pytestmark = pytest.mark.usefixtures("seeded_weights")
 
 def test_the_table_is_the_papers():
     "MultiMix, section 3.1: the compared models."
-    ssl, seg = {"enc_ssl", "umtl_ssl", "umtl_ssl_s", "multimix"}, set(METHODS) - {"enc", "enc_ssl"}
+    ssl, seg = {"enc_ssl", "umtl_ssl", "umtl_ssl_s", "multimix"}, set(PAPER) - {"enc", "enc_ssl"}
     bridge = {"umtl_s", "umtl_ssl_s", "multimix"}
-    for name, method in METHODS.items():
+    for name, method in ((name, METHODS[name]) for name in PAPER):
         assert ("ce" in method.terms) == (name != "unet")
         assert ("pseudo" in method.terms) == (name in ssl)
         assert ("dice" in method.terms) == (name in seg)
         assert ("consistency" in method.terms) == (name == "multimix")
         assert method.bridge == (name in bridge)
-    assert len(METHODS) == 8
+    assert len(PAPER) == 8 and not any(METHODS[name].settings for name in PAPER)
+
+
+def test_the_neighbours_exchange_the_consistency_and_nothing_else():
+    assert {"mean_teacher", "cps", "multimix_mt", "multimix_cps"} == set(METHODS) - set(PAPER)
+    ours = METHODS["multimix"].terms[:-1]
+    for name, extra in (("mt", ("mean_teacher",)), ("cps", ("peer_dice", "cps"))):
+        row, alone = METHODS[f"multimix_{name}"], METHODS[{"mt": "mean_teacher", "cps": "cps"}[name]]
+        assert row.terms == ours + extra and row.bridge and alone.terms == ("dice", *extra) and not alone.bridge
+        assert alone.tasks == ("segmentation",) and row.tasks == ("classification", "segmentation")
+
+
+def test_a_method_brings_its_settings_and_they_can_be_changed():
+    assert (make_config(method="mean_teacher").ema, make_config(method="mean_teacher").teacher) == (0.99, "ema")
+    assert make_config("released", method="multimix_mt").teacher == "ema" and make_config("released").teacher == "student"
+    assert make_config(method="mean_teacher", ema=0.9).ema == 0.9 and make_config(method="cps").ema == 0
 
 
 @each_method
@@ -207,7 +223,10 @@ def test_e13_strong_views_of_the_presets():
     (dict(lr="fast"), "lr is 'fast'"), (dict(lr=float("nan")), "lr is nan"), (dict(ema=1.0), "ema is 1.0"),
     (dict(dropout=1.0), "dropout is 1.0"), (dict(threshold=95), "threshold is 95"), (dict(cutout=-0.1), "cutout is -0.1"),
     (dict(strong_magnitude=30), "strong_magnitude is 30"), (dict(method=["enc"]), "method ['enc']"), (dict(batch=0), "batch is 0"),
-    (dict(ema=0.0, teacher="ema"), "teacher 'ema'"),
+    (dict(ema=0.0, teacher="ema"), "teacher 'ema'"), (dict(bridge="noise"), "bridge 'noise'"), (dict(ramp_up=1.5), "ramp_up is 1.5"),
+    (dict(method="umtl", bridge="shuffled"), "bridge 'shuffled' needs a method with a bridge"), (dict(noise=-1), "noise is -1"),
+    (dict(method="cps", bridge="constant"), "'cps' has none"), (dict(mask_weight="big"), "mask_weight is 'big'"),
+    (dict(method="mean_teacher", teacher="student"), "method 'mean_teacher' follows a teacher"), (dict(method="multimix_mt", ema=0), "ema"),
 ])
 def test_wrong_settings_are_named_in_one_line(changes, named):
     with pytest.raises(InputError) as raised:

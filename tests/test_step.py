@@ -19,6 +19,7 @@ from multimix.step import (
     keys_read,
     make_schedule,
     make_views,
+    more_read,
     parameter_groups,
     seeded,
     step_loss,
@@ -148,15 +149,22 @@ def watch(model, seen: Counter, who: str, monkeypatch) -> None:
 @pytest.mark.parametrize("preset", PRESETS)
 @each_method
 def test_the_step_computes_what_is_read_and_no_more(method, preset, monkeypatch):
-    "E10 and E17: the saliency and the masks of images that no term reads are not computed, and the teacher never decodes."
+    "E10 and E17: the saliency and the masks of images that no term reads are not computed, and a teacher decodes only where it is followed."
     config = tiny_config(preset, method=method, batch=2, unlabeled=3, ema=0.9, teacher="ema")
     trainer, seen, terms = Trainer(config, tiny_data()), Counter(), METHODS[method].terms
     watch(trainer.model, seen, "student", monkeypatch)
     watch(trainer.average.module, seen, "teacher", monkeypatch)
+    for t in trainer.terms:
+        if hasattr(t, "peer"):
+            watch(t.peer, seen, "peer", monkeypatch)
     step_loss(trainer, 0)
-    drawn = 2 * ("dice" in terms) + 2 * ("consistency" in terms and preset != "released")  # E4: zero needs no masks
+    unlabeled = "consistency" in terms and preset != "released" or "mean_teacher" in terms or "cps" in terms  # E4: zero needs no masks
+    drawn, followed, rivals = 2 * ("dice" in terms) + 2 * unlabeled, 2 * ("mean_teacher" in terms), 4 * ("cps" in terms)
     expected = {("student", "encoded", True): drawn + 2 * ("ce" in terms) + 3 * ("pseudo" in terms), ("student", "decoded", True): drawn,
-                ("student", "saliency", True): drawn * METHODS[method].bridge, ("teacher", "encoded", False): 3 * ("pseudo" in terms)}
+                ("student", "saliency", True): drawn * METHODS[method].bridge,
+                ("teacher", "encoded", False): 3 * ("pseudo" in terms) + followed * (not METHODS[method].bridge),
+                ("teacher", "encoded", True): followed * METHODS[method].bridge,  # the encoder pass of the map, whose features are detached
+                ("teacher", "decoded", False): followed, ("peer", "encoded", True): rivals, ("peer", "decoded", True): rivals}
     assert seen == Counter({key: n for key, n in expected.items() if n})
 
 
@@ -168,7 +176,7 @@ def test_views_are_drawn_only_where_read(method, monkeypatch):
         monkeypatch.setattr(stream, "batch", lambda step, s=stream, batch=stream.batch: asked.append(s.name) or batch(step))
     terms = make_terms(tiny_config(method=method))
     views = make_views(keys_read(terms), streams, 0, tiny_config(), torch.Generator().manual_seed(0))
-    assert set(views) == {k for t in terms for k in (*t.reads_logits, *t.reads_masks, *t.reads_teacher)}
+    assert set(views) == {k for t in terms for k in (*t.reads_logits, *t.reads_masks, *t.reads_teacher, *t.reads_teacher_masks, *t.reads_peer)}
     assert sorted(asked) == sorted({key.stream for key in views})  # one batch a stream, whatever the number of its views
 
 
@@ -176,7 +184,11 @@ def test_what_is_read_is_listed_once_and_in_a_fixed_order():
     terms = list(make_terms(tiny_config()))
     masks, logits, taught = views_read(terms)
     assert (masks, logits, taught) == ([SEG, SEG_U], [CLS, STRONG], [WEAK]) == views_read(terms[::-1])
-    assert keys_read(terms) == masks + logits + taught
+    assert keys_read(terms) == masks + logits + taught and more_read(terms) == ([], [])
+    noisy = ViewKey("seg_unlabeled", "noisy")
+    assert more_read(make_terms(tiny_config(method="mean_teacher"))) == ([noisy], [])
+    assert more_read(make_terms(tiny_config(method="cps"))) == ([], [SEG, SEG_U])
+    assert keys_read(make_terms(tiny_config(method="mean_teacher"))) == [SEG, SEG_U, noisy]  # what the noise is put on comes first
 
 
 def test_predictions_hold_what_was_asked_for_and_nothing_else():
