@@ -1,0 +1,368 @@
+"""The widgets, driven without a browser: what a control does, what the functions below it answer, and what a visitor may send."""
+
+import io
+import json
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from multimix import explorer as ex
+from multimix import panels as pn
+from multimix import readings as rd
+from multimix.data import ImageSet, InputError, MultiTaskData
+from multimix.evaluation import predict
+from multimix.methods import make_config
+from multimix.model import MultiMix
+from multimix.phantom import make_phantom
+from multimix.saliency import METHODS, attribute
+from multimix.training import Run
+
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "nbs").glob("*.ipynb"))
+CHESTS = make_phantom(6, 32, seed=3)
+ILL, WELL = int(np.flatnonzero(CHESTS.labels)[0]), int(np.flatnonzero(CHESTS.labels == 0)[0])
+BOX = np.array([[4, 6, 20, 22]], np.float32)
+
+
+def tiny_model(**options) -> MultiMix:
+    return MultiMix(**{"width": 4, "saliency_scale": "max", "seed": 0, **options}).eval()
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(data)))
+
+
+class Counted(MultiMix):
+    "Counts how often its encoder runs."
+
+    calls = 0
+
+    def encode(self, x, dropout=None):
+        self.calls += 1
+        return super().encode(x, dropout)
+
+
+# pictures
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(40, 120))
+def test_a_picture_has_the_size_that_was_asked_for_and_survives_png(height, width, side):
+    small = np.random.default_rng(height).integers(0, 256, (height, width), dtype=np.uint8)
+    big = pn.enlarge(small, side)
+    assert max(big.shape[:2]) == side and big.dtype == np.uint8
+    assert (pixels_of(pn.png(big)) == big).all()
+    assert pn.beside([big, pn.titled(big, "x" * 300)]).shape[1] == 2 * big.shape[1] + 6
+
+
+@pytest.mark.parametrize("mask", [np.zeros((8, 8)), np.ones((8, 8)), np.eye(8), np.full((8, 8), 0.5)])
+def test_an_outline_is_drawn_in_a_copy_and_only_where_the_mask_ends(mask):
+    plain = np.zeros((64, 64, 3), np.uint8)
+    for dashed in (False, True):
+        drawn = pn.outline(plain, mask, "#ff0000", dashed=dashed)
+        assert not plain.any()
+        assert drawn.any() == (0 < (mask > 0.5).sum())
+        assert not drawn[20:44, 20:44].any() or mask.std() > 0  # a full mask ends at the edge of the image
+
+
+def test_boxes_lie_where_they_are_said_to_be():
+    drawn = pn.boxed(np.zeros((64, 64, 3), np.uint8), [[2, 3, 5, 7]], (8, 8))
+    rows, columns = np.nonzero(drawn.any(2))
+    assert (rows.min(), columns.min(), rows.max(), columns.max()) == (24, 16, 55, 39)
+    assert not pn.boxed(np.zeros((9, 9, 3), np.uint8), [], (8, 8)).any()
+
+
+@given(st.text(max_size=30))
+def test_no_name_from_outside_becomes_markup(text):
+    for made in (pn.bars([text], [0.5]), pn.facts({text: text}), pn.error_html(InputError(text)), pn.error_html(KeyError(text))):
+        for tag in ("<script", "<img", "<a "):
+            assert tag not in made
+    assert "<b>x" not in pn.bars(["<b>x</b>"], [0.1])
+
+
+# callbacks
+
+
+class Divider(pn.Panel):
+    def __init__(self):
+        self.number, self.button, self.drawn = widgets.IntSlider(2, 0, 9), widgets.Button(), []
+        super().__init__([self.number, self.button])
+        self.on(lambda: self.drawn.append(12 // self.number.value), self.number, self.button)
+
+
+def test_an_error_is_shown_and_goes_away_and_quiet_is_quiet():
+    panel = Divider()
+    panel.number.value = 0
+    assert "ZeroDivisionError" in panel.message.value and panel.message in panel.children
+    panel.number.value = 3
+    assert panel.message.value == "" and panel.drawn == [4]
+    with panel.quiet():
+        panel.number.value = 0
+        panel.button.click()
+    assert panel.drawn == [4] and panel.message.value == ""
+    panel.number.value = 6
+    panel.button.click()
+    assert panel.drawn == [4, 2, 2]
+
+
+def test_quiet_ends_even_when_what_is_inside_fails():
+    panel = Divider()
+    with pytest.raises(RuntimeError), panel.quiet():
+        raise RuntimeError
+    panel.number.value = 4
+    assert panel.drawn == [3]
+
+
+def test_a_keyboard_interrupt_is_not_kept_back():
+    panel = Divider()
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        panel.run(stop)
+
+
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 4))
+def test_kept_answers_are_right_and_few(keys, most):
+    kept = pn.Kept(most)
+    for key in keys:
+        assert kept(key, lambda key=key: key * 10) == key * 10
+        assert len(kept.answers) <= most
+
+
+# uploads
+
+
+def both_versions(name: str, content: bytes):
+    yield {name: {"metadata": {"name": name, "size": len(content)}, "content": content}}
+    yield ({"name": name, "type": "", "size": len(content), "content": memoryview(content)},)
+
+
+def test_uploads_of_both_versions_of_ipywidgets_are_read():
+    for value in both_versions("a.png", b"abc"):
+        assert pn.uploaded(value) == [("a.png", b"abc")]
+    assert pn.uploaded({}) == pn.uploaded(()) == []
+
+
+@pytest.mark.parametrize("name", ["a.png", "../../a.png", "/etc/passwd.png", "C:\\x\\a.png", "a" * 500 + ".png", "nul\0.png", ".png", ""])
+def test_whatever_an_upload_is_called_it_is_read_from_a_folder_of_its_own(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), dtype=np.uint8)
+    assert np.array_equal(np.round(pn.read_upload(name, pn.png(grey)) * 255), grey)
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["x.png", "x.dcm", "x.npy", "x.IMG", "x"]))
+def test_what_is_no_image_is_refused_under_its_owners_name(content, name):
+    with pytest.raises(InputError) as error:
+        pn.read_upload(name, content)
+    assert str(error.value).startswith(name + ":") and "tmp" not in str(error.value)
+
+
+def dicom_bytes(grey: np.ndarray) -> bytes:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    data = FileDataset("x", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.Rows, data.Columns = grey.shape
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 1, 8, 8, 7, 0
+    data.PhotometricInterpretation, data.Modality, data.PatientName = "MONOCHROME2", "DX", "Doe^Jane"
+    data.PixelData = grey.tobytes()
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, data, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+# readings
+
+
+def test_sets_come_from_whatever_data_is_given():
+    assert list(rd.image_sets(CHESTS)) == ["images"] and len(rd.image_sets(None)["phantoms"]) == 60
+    data = MultiTaskData(cls_val=CHESTS, seg_labeled=CHESTS, tests={"in_domain": {"classification": CHESTS}})
+    assert list(rd.image_sets(data)) == ["In domain: classification", "Cls val", "Seg labeled"]
+    for nothing in (MultiTaskData(), {}, {"a": None}, {"a": [1, 2]}, CHESTS.subset([])):
+        with pytest.raises(InputError, match="data"):
+            rd.image_sets(nothing)
+
+
+def test_a_case_knows_what_the_set_knows():
+    case = rd.take_case(CHESTS, ILL)
+    assert case.label == 1 and len(case.boxes) and case.masks.shape == (1, 32, 32)
+    bare = rd.take_case(ImageSet(CHESTS.images, CHESTS.names, labels=np.full(6, -1), classes=("a",)), 0)
+    assert bare.label is None and bare.masks is None and len(bare.boxes) == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000))
+def test_a_bridge_says_what_its_name_says(seed):
+    saliency = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(seed))
+    maps = {bridge: rd.bridge_map(saliency, bridge, BOX, seed) for bridge in rd.BRIDGES}
+    assert all(m.shape == saliency.shape and m.dtype == saliency.dtype for m in maps.values())
+    assert torch.equal(maps["on"], saliency) and not maps["zeroed"].any()
+    assert torch.equal(maps["shuffled"].flatten().sort().values, saliency.flatten().sort().values)
+    inside = maps["truth box"][0, 0, 6:22, 4:20]
+    assert (inside == saliency.max()).all() and torch.isclose(maps["truth box"].sum(), inside.sum())
+
+
+def test_a_bridge_that_cannot_be_is_refused():
+    for bridge, word in (("truth box", "no box"), ("magic", "choose one of")):
+        with pytest.raises(InputError, match=word):
+            rd.bridge_map(torch.rand(1, 1, 32, 32), bridge)
+
+
+@pytest.mark.parametrize("preset", ["corrected", "paper"])
+def test_a_lens_says_what_the_run_says(preset):
+    from multimix.experiments import Judged
+
+    run = Run(tiny_model(), make_config(preset, size=32, width=4), [], 0.0, 0.0)
+    lens, image = rd.Lens(run), CHESTS.images[0]
+    wanted = predict(Judged(run.model, run.config, "seg"), image[None])
+    assert np.allclose(lens.masks(image), wanted.masks[0], atol=1e-5)
+    assert np.allclose(lens.probs(image), predict(Judged(run.model, run.config, "cls"), image[None], masks=False).probs[0], atol=1e-6)
+    found = attribute(Judged(run.model, run.config, "cls"), image[None], "gradient", 1)
+    assert torch.allclose(lens.explain(image, "gradient", 1).maps, found.maps)
+
+
+def test_the_network_is_asked_once_for_each_question():
+    model = Counted(width=4, seed=0).eval()
+    lens, case = rd.Lens(model), rd.take_case(CHESTS, ILL)
+    first = rd.read_case(lens, case)
+    calls = model.calls
+    assert calls > 0
+    for smoothing in (0, 2, 1.0):
+        again = rd.read_case(lens, case, smoothing=smoothing)
+    assert model.calls == calls and (again.heat == first.heat).all()
+    rd.read_case(lens, case, bridge="zeroed")
+    assert model.calls > calls
+
+
+@pytest.mark.parametrize("options", [{"decoder": False, "bridge": False}, {"bridge": False}, {}])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_reads_every_network(options, method):
+    found = rd.read_case(rd.Lens(tiny_model(**options)), rd.take_case(CHESTS, ILL), method)
+    assert found.heat.shape == (32, 32) and found.heat.min() >= 0 and found.hit in (True, False)
+    assert (found.masks is None) == (options.get("decoder") is False)
+    assert (found.completeness is None) == (method != "integrated_gradients")
+    assert pixels_of(pn.png(ex.draw_reading(found, side=64))).shape[2] == 3
+
+
+def test_a_run_that_only_segments_explains_nothing():
+    run = Run(tiny_model(bridge=False), make_config(method="unet", size=32, width=4), [], 0.0, 0.0)
+    found = rd.read_case(rd.Lens(run), rd.take_case(CHESTS, 0))
+    assert found.probs is None and found.heat is None and found.dice is not None
+    assert "Dice" in ex.tell_reading(found) and ex.reading_figure(found)
+    explorer = ex.SaliencyExplorer(run, CHESTS, side=64)
+    assert explorer.controls.method.disabled and explorer.controls.bridge.disabled and explorer.message.value == ""
+
+
+# the explorer
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def explorer(model):
+    return ex.SaliencyExplorer(model, CHESTS, side=64)
+
+
+def test_every_control_changes_what_is_shown_and_nothing_fails(explorer):
+    c = explorer.controls
+    c.number.value = ILL
+    changes = [(c.method, m) for m in METHODS[1:]] + [(c.target, 1), (c.target, 0), (c.opacity, 0.3), (c.threshold, 0.5)]
+    changes += [(c.smoothing, 3.0), (c.method, "gradient"), *((c.bridge, bridge) for bridge in ("truth box", "zeroed", "shuffled"))]
+    for control, value in changes:
+        shown, told = explorer.picture.value, explorer.text.value
+        control.value = value
+        assert explorer.message.value == ""
+        assert (shown, told) != (explorer.picture.value, explorer.text.value), (control.description, value)
+
+
+def test_a_change_is_drawn_once(explorer, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ex, "png", lambda pixels: drawn.append(pixels) or pn.png(pixels))
+    for change in (explorer.controls.next.click, explorer.controls.random.click, lambda: setattr(explorer.controls.opacity, "value", 0.2),
+                   lambda: ex.add_image(explorer, "own.png", np.zeros((40, 50), np.float32)),
+                   lambda: setattr(explorer.controls.source, "value", "images")):
+        before = len(drawn)
+        change()
+        assert len(drawn) == before + 1
+
+
+def test_the_buttons_go_around_the_end(explorer):
+    c = explorer.controls
+    c.previous.click()
+    assert c.number.value == 5
+    c.next.click()
+    assert c.number.value == 0
+    for _ in range(5):
+        before = c.number.value
+        c.random.click()
+        assert c.number.value != before
+
+
+def test_model_calls_wait_for_the_release(explorer):
+    c = explorer.controls
+    assert c.number.continuous_update is False and c.opacity.continuous_update is True
+
+
+def test_an_own_file_of_any_kind_and_shape_joins_the_sets(explorer):
+    grey = np.random.default_rng(1).integers(0, 256, (50, 70), dtype=np.uint8)
+    for name, content in (("own.png", pn.png(grey)), ("<b>own</b>.dcm", dicom_bytes(grey))):
+        assert "own files" in explorer.sets or name == "own.png"
+        ex.add_image(explorer, name, pn.read_upload(name, content))
+        assert explorer.message.value == "" and explorer.controls.source.value == "own files"
+    assert len(explorer.sets["own files"]) == explorer.controls.number.max + 1 == 2
+    assert "<b>own" not in explorer.text.value and "&lt;b&gt;own" in explorer.text.value
+    assert explorer.read().case.label is None and explorer.read().hit is None
+
+
+def test_an_upload_that_is_no_image_is_named_in_the_widget(explorer):
+    shown = explorer.picture.value
+    explorer.controls.upload = None
+    for value in both_versions("notes.txt", b"no image"):
+        explorer.controls.upload = type("Upload", (), {"value": value})
+        explorer.run(lambda: ex.take_upload(explorer))
+        assert "notes.txt" in explorer.message.value and explorer.picture.value == shown
+
+
+def test_a_network_that_fails_is_seen(model, monkeypatch):
+    explorer = ex.SaliencyExplorer(model, CHESTS, side=64)
+    monkeypatch.setattr(rd, "attribute", lambda *a, **k: 1 / 0)
+    explorer.controls.method.value = "smoothgrad"
+    assert "ZeroDivisionError" in explorer.message.value
+    explorer.controls.method.value = "gradient"  # was kept
+    assert explorer.message.value == ""
+
+
+def test_the_figure_is_offered_and_saved_whole(explorer, tmp_path):
+    explorer.controls.save.click()
+    assert 'download="phantom-3-00000-gradient.png"' in explorer.link.value
+    path = ex.save_explorer(explorer, tmp_path / "figure.png")
+    assert Image.open(path).size[0] > 300 and [p.name for p in tmp_path.iterdir()] == ["figure.png"]
+    explorer.controls.opacity.value = 0.1
+    assert explorer.link.value == ""  # a link to what is no longer shown would mislead
+
+
+# what is committed
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_no_notebook_holds_the_state_or_the_view_of_a_widget(path):
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    assert "widgets" not in notebook["metadata"]
+    outputs = [out for cell in notebook["cells"] for out in cell.get("outputs", [])]
+    assert not [out for out in outputs if "application/vnd.jupyter.widget-view+json" in out.get("data", {})]
