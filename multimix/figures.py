@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRUTH', 'PREDICTION', 'COLOURS', 'SHARES', 'pretty', 'new_figure', 'boundary_figure', 'spread', 'roc_figure',
-           'reliability_figure', 'confusion_figure', 'dice_figure', 'agreement_figure', 'read_history', 'curves_figure']
+           'reliability_figure', 'confusion_figure', 'dice_figure', 'draw_agreement', 'agreement_figure',
+           'read_history', 'curves_figure']
 
 # %% ../nbs/07a_figures.ipynb #07a-figures-006
 import csv
@@ -174,6 +175,17 @@ def dice_figure(sets: dict[str, np.ndarray]) -> "Figure":
     ax.set(ylabel="Dice of each image", ylim=(min(0.6, *(d.min() for d in sets.values())) - 0.02, 1.01))
     return figure
 
+# %% ../nbs/07a_figures.ipynb #07a-figures-03a
+def draw_agreement(ax, true: np.ndarray, said: np.ndarray, title: str, colour: str) -> None:
+    "One Bland-Altman plot of pixel counts (N,): difference against mean, the mean difference and 1.96 standard deviations to either side."
+    true, said = np.asarray(true, float), np.asarray(said, float)
+    difference = said - true
+    ax.scatter((said + true) / 2, difference, s=8, alpha=0.5, color=colour, linewidths=0)
+    low, mean, high = difference.mean() + np.array([-1.96, 0, 1.96]) * difference.std()
+    for y, line, style in ((0, "#bbbbbb", ":"), (low, "#444444", "--"), (mean, "#444444", "-"), (high, "#444444", "--")):
+        ax.axhline(y, color=line, lw=1, ls=style)
+    ax.set_title(f"{title}: mean {mean:+.0f}, 95 % in {low:+.0f} to {high:+.0f}", fontsize=9)
+
 # %% ../nbs/07a_figures.ipynb #07a-figures-037
 def agreement_figure(sets: dict[str, tuple[np.ndarray, np.ndarray]], threshold: float = 0.5) -> "Figure":
     """Bland-Altman plot of lung pixels for each named (truth, pred), both (N, M, H, W): difference of the counts against their mean.
@@ -183,14 +195,9 @@ def agreement_figure(sets: dict[str, tuple[np.ndarray, np.ndarray]], threshold: 
     for i, (ax, (domain, (truth, pred))) in enumerate(zip(axes[0], sets.items())):
         if i:
             ax.sharey(axes[0, 0])
-        true, said = ((masks > level).sum((1, 2, 3)).astype(float) for masks, level in ((truth, 0), (pred, threshold)))
-        difference = said - true
-        ax.scatter((said + true) / 2, difference, s=8, alpha=0.5, color=COLOURS[i % 6], linewidths=0)
-        low, mean, high = difference.mean() + np.array([-1.96, 0, 1.96]) * difference.std()
-        for y, colour, style in ((0, "#bbbbbb", ":"), (low, "#444444", "--"), (mean, "#444444", "-"), (high, "#444444", "--")):
-            ax.axhline(y, color=colour, lw=1, ls=style)
+        true, said = ((masks > level).sum((1, 2, 3)) for masks, level in ((truth, 0), (pred, threshold)))
+        draw_agreement(ax, true, said, pretty(domain), COLOURS[i % 6])
         ax.set(xlabel="mean of the two counts (pixels)", ylabel="predicted − true (pixels)" if i == 0 else "")
-        ax.set_title(f"{pretty(domain)}: mean {mean:+.0f}, 95 % in {low:+.0f} to {high:+.0f}", fontsize=9)
     return figure
 
 # %% ../nbs/07a_figures.ipynb #07a-figures-040
@@ -219,7 +226,7 @@ def read_history(history) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: tuple(np.array(points, float).T) for name, points in curves.items()}
 
 # %% ../nbs/07a_figures.ipynb #07a-figures-044
-SHARES = ("train_accuracy", "kept", "confidence", "threshold")  # columns of a history that lie in [0, 1]
+SHARES = ("train_accuracy", "kept", "pseudo_precision", "confidence", "threshold")  # columns of a history that lie in [0, 1]
 
 
 def curves_figure(history) -> "Figure":
