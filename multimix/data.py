@@ -5,7 +5,9 @@
 # %% ../nbs/00_data.ipynb #00-data-004
 from __future__ import annotations
 
+import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -19,7 +21,7 @@ from .sets import ImageSet, Rows, chain, pick, read_folders, read_masked
 from .splits import find_duplicates, find_shared, label_budget, merge_duplicates, patient_split, sub_seed
 
 # %% auto #0
-__all__ = ['TRAIN', 'ROLES', 'Batch', 'Stream', 'MultiTaskData', 'join', 'ImageSet', 'InputError', 'Rows', 'cache_images',
+__all__ = ['TRAIN', 'ROLES', 'Batch', 'send', 'Stream', 'MultiTaskData', 'join', 'ImageSet', 'InputError', 'Rows', 'cache_images',
            'check_size', 'find_duplicates', 'label_budget', 'merge_duplicates', 'patient_split', 'read_image',
            'sub_seed']
 
@@ -37,7 +39,7 @@ class Batch:
     index: Tensor          # (B,) int64, places in the stream's set
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # two epochs of each of four streams, and as many again
 def _epoch_order(n: int, seed: int) -> np.ndarray:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed)).numpy()
 
@@ -59,26 +61,26 @@ def _place(array: np.ndarray | Rows | None, device: torch.device) -> np.ndarray 
     return _move(array, device)
 
 
-def _rows(store: np.ndarray | Rows | Tensor, index: Tensor, device: torch.device) -> Tensor:
-    "The rows of one batch, from the device or from the (memory-mapped) array."
-    if isinstance(store, Tensor):
-        return store[index.to(device)]
-    rows = torch.from_numpy(np.array(store[index.numpy()]))
+def send(rows: Tensor, device: torch.device) -> Tensor:
+    "`rows` of the CPU on `device`. To a GPU they go by way of pinned memory, so that nobody has to wait for the copy."
     return (rows.pin_memory() if device.type == "cuda" else rows).to(device, non_blocking=True)
 
 # %% ../nbs/00_data.ipynb #00-data-013
 class Stream:
     """A named source of batches. Batch number `step` is a pure function of `(seed, name, step)`: there is no state to save.
 
-    Each epoch shows every image once, in a new order; batches run over the ends of epochs, and sets smaller than a batch repeat.
-    Raises `InputError` for an empty set or a `batch_size` below 1.
+    Each epoch shows every image once, in a new order; batches run over the ends of epochs, and sets smaller than a batch repeat. Where
+    images lie on disk and batches are asked for in turn, a thread reads the next one ahead. Raises `InputError` for an empty set or a
+    `batch_size` below 1.
     """
     def __init__(self, images: ImageSet, batch_size: int, seed: int = 0, device: str | torch.device = "cpu", name: str = ""):
         if len(images) == 0 or batch_size < 1:
             raise InputError(f"stream {name!r}: {len(images)} images in batches of {batch_size}; both must be at least 1")
         self.images, self.batch_size, self.seed, self.name, self.device = images, int(batch_size), seed, name, torch.device(device)
         self._store = {part: _place(getattr(images, part), self.device) for part in ("images", "labels", "masks")}
+        self._last, self._ahead = None, None  # the step asked for last; what is being read ahead: process, step, job
     def __len__(self) -> int: return len(self.images)
+    def __getstate__(self) -> dict: return vars(self) | {"_ahead": None}  # a copy reads for itself
     def indices(self, step: int) -> np.ndarray:
         "Places in the set of the images of batch `step` (0, 1, ...), int64 `(batch_size,)`."
         return _indices(self, step)
@@ -93,12 +95,39 @@ def _indices(stream: Stream, step: int) -> np.ndarray:
     return np.array([_epoch_order(n, sub_seed(stream.seed, stream.name, e))[p] for e, p in zip(epochs, places)])
 
 
-def _batch(stream: Stream, step: int) -> Batch:
-    index = torch.from_numpy(stream.indices(step))
-    images, labels, masks = (None if store is None else _rows(store, index, stream.device) for store in stream._store.values())
-    return Batch(images[:, None], labels, None if masks is None else masks.float(), index.to(stream.device))
+def _read(stream: Stream, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    "The indices of a batch, and copies of its rows from whatever does not lie on an accelerator."
+    index = stream.indices(step)
+    rows = {part: store[index] for part, store in stream._store.items() if isinstance(store, np.ndarray | Rows)}
+    return torch.from_numpy(index), {part: torch.from_numpy(np.asarray(values)) for part, values in rows.items()}
 
-# %% ../nbs/00_data.ipynb #00-data-019
+
+def _batch(stream: Stream, step: int) -> Batch:
+    index, rows = _read_or_await(stream, step)
+    at, parts = send(index, stream.device), {part: send(values, stream.device) for part, values in rows.items()}
+    parts |= {part: store[at] for part, store in stream._store.items() if isinstance(store, Tensor)}
+    masks = parts.get("masks")
+    return Batch(parts["images"][:, None], parts.get("labels"), None if masks is None else masks.float(), at)
+
+# %% ../nbs/00_data.ipynb #00-data-016
+def _begin(read, *given):
+    "`read(*given)` in a thread that ends with it; its future."
+    thread = ThreadPoolExecutor(1, thread_name_prefix="multimix-read-ahead")
+    job = thread.submit(read, *given)
+    thread.shutdown(wait=False)
+    return job
+
+
+def _read_or_await(stream: Stream, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    "`_read`, unless this was read ahead; and the next batch is begun where it pays."
+    (process, foreseen, job), stream._ahead = stream._ahead or (None, None, None), None
+    found = job.result() if (process, foreseen) == (os.getpid(), step) else _read(stream, step)  # a fork has no thread to wait for
+    if stream._last == step - 1 and any(isinstance(store, np.memmap | Rows) for store in stream._store.values()):
+        stream._ahead = os.getpid(), step + 1, _begin(_read, stream, step + 1)
+    stream._last = step
+    return found
+
+# %% ../nbs/00_data.ipynb #00-data-023
 TRAIN = ("cls_labeled", "cls_unlabeled", "seg_labeled", "seg_unlabeled")
 
 
@@ -120,7 +149,7 @@ class MultiTaskData:
         sizes = {name: unlabeled if name == "cls_unlabeled" else batch for name in TRAIN if getattr(self, name)}
         return {name: Stream(getattr(self, name), size, seed, device, name) for name, size in sizes.items()}
 
-# %% ../nbs/00_data.ipynb #00-data-020
+# %% ../nbs/00_data.ipynb #00-data-024
 def _patients(s: ImageSet) -> np.ndarray:
     "The patient keys; where none are known, every image is a patient of its own."
     return np.array(s.names) if s.patients is None else s.patients
@@ -138,7 +167,7 @@ def join(sets: list[ImageSet | None]) -> ImageSet | None:
     patients = np.concatenate([_patients(s) for s in sets])
     return ImageSet(chain([s.images for s in sets]), [name for s in sets for name in s.names], patients=patients)
 
-# %% ../nbs/00_data.ipynb #00-data-022
+# %% ../nbs/00_data.ipynb #00-data-026
 def _draw(task: str, s: ImageSet, n: int, seed: int, balance: str) -> np.ndarray:
     if task == "cls":
         return label_budget(s.labels, n, seed, balance, s.classes)
@@ -162,7 +191,7 @@ def _split_task(task: str, s: ImageSet | None, n: int | None, val, seed: int, ba
     return {f"{task}_labeled": s.subset(drawn), f"{task}_val": part, f"{task}_unlabeled": join([s.subset(left), _without(extra, held)]),
             "truth": pick(s.labels if task == "cls" else s.masks, left)}
 
-# %% ../nbs/00_data.ipynb #00-data-024
+# %% ../nbs/00_data.ipynb #00-data-028
 def _check_tests(data: MultiTaskData) -> None:
     "Raise `InputError` for a test set with other classes or mask channels than the training."
     for where, s in [(f"tests[{d!r}][{t!r}]", s) for d, sets in data.tests.items() for t, s in sets.items()]:
@@ -186,7 +215,7 @@ def _check_shared(data: MultiTaskData, allow: bool) -> None:
     for line in found:
         warnings.warn(line, stacklevel=4)
 
-# %% ../nbs/00_data.ipynb #00-data-025
+# %% ../nbs/00_data.ipynb #00-data-029
 def _from_sets(cls, classification: ImageSet | None = None, segmentation: ImageSet | None = None, tests: dict | None = None,
                labels: int | None = 100, masks: int | None = 10, val=0.1, seed: int = 0, balance: str = "equal",
                extra: dict[str, ImageSet] | None = None, allow_shared: bool = False) -> MultiTaskData:
@@ -210,11 +239,11 @@ def _from_sets(cls, classification: ImageSet | None = None, segmentation: ImageS
 
 MultiTaskData.from_sets = classmethod(_from_sets)
 
-# %% ../nbs/00_data.ipynb #00-data-032
+# %% ../nbs/00_data.ipynb #00-data-036
 ROLES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "in_domain",
          "testing": "in_domain", "in_domain": "in_domain", "external": "cross_domain", "cross_domain": "cross_domain"}
 
-# %% ../nbs/00_data.ipynb #00-data-033
+# %% ../nbs/00_data.ipynb #00-data-037
 def _roles(task: str, sets) -> dict[str, ImageSet]:
     "Sets by 'train', 'val', 'in_domain' and 'cross_domain', from sets by any name in `ROLES`; one set alone is for training."
     sets = {} if sets is None else sets if isinstance(sets, dict) else {"train": sets}
@@ -225,7 +254,7 @@ def _roles(task: str, sets) -> dict[str, ImageSet]:
             raise InputError(f"{task}: the split {name!r} {wrong}; use one each of train, val, test and cross_domain")
     return dict(zip(roles, sets.values()))
 
-# %% ../nbs/00_data.ipynb #00-data-034
+# %% ../nbs/00_data.ipynb #00-data-038
 def _from_splits(cls, classification=None, segmentation=None, labels: int | None = 100, masks: int | None = 10, val: float = 0.1,
                  seed: int = 0, balance: str = "equal", extra: dict | None = None, allow_shared: bool = False) -> MultiTaskData:
     """From sets that are split already: for each task a dict of `ImageSet` by split (`ROLES`), or one set that is all for training.
@@ -242,7 +271,7 @@ def _from_splits(cls, classification=None, segmentation=None, labels: int | None
 
 MultiTaskData.from_splits = classmethod(_from_splits)
 
-# %% ../nbs/00_data.ipynb #00-data-037
+# %% ../nbs/00_data.ipynb #00-data-041
 def _one_person_one_key(sets: list[ImageSet | None], patient) -> list[ImageSet | None]:
     "Patient keys from file names through `patient`; identical images, also of different folders, belong to one person."
     there = [s for s in sets if s is not None]
@@ -258,7 +287,7 @@ def _hold_out(sets: dict[str, ImageSet | None], test: float) -> tuple[np.ndarray
     tests = {task: s.subset(np.isin(s.patients, held)) for task, s in there.items()}
     return held, {task: s for task, s in tests.items() if len(s)}
 
-# %% ../nbs/00_data.ipynb #00-data-038
+# %% ../nbs/00_data.ipynb #00-data-042
 def _from_folders(cls, images: dict | None = None, masks: tuple | None = None, unlabeled=None, size: int = 64, test: float = 0.2,
                   labels: int | None = None, mask_budget: int | None = None, val: float = 0.1, seed: int = 0, patient=None,
                   **cache) -> MultiTaskData:

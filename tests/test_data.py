@@ -1,4 +1,10 @@
 """Streams and the two-task object: properties that must hold for every input, and faults."""
+import copy
+import multiprocessing
+import pickle
+import subprocess
+import sys
+import threading
 import warnings
 from dataclasses import replace
 
@@ -9,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import multimix.cache as cache_module
 from multimix.cache import cache_images
 from multimix.data import ImageSet, InputError, MultiTaskData, Stream, _move, join
-from multimix.images import list_images
+from multimix.images import list_images, thumbnail
 from multimix.sets import Rows
 
 CLASSES = ("normal", "pneumonia")
@@ -255,6 +262,139 @@ def test_everything_is_the_same_from_disk(tmp_path):
             a, b = stream.batch(step), other.batch(step)
             assert all(torch.equal(x, y) if x is not None else y is None for x, y in zip(vars(a).values(), vars(b).values()))
     assert np.array_equal(disk.withheld["seg_unlabeled"], memory.withheld["seg_unlabeled"])
+
+
+# reading ahead
+
+class Disk(Rows):
+    "Rows that note which of them are read, by which thread; `fault` is raised for a batch that holds the place `poison`."
+    def __init__(self, array, poison=None):
+        super().__init__([array], np.arange(len(array)))
+        self.seen, self.poison = [], poison
+
+    def __getitem__(self, key):
+        self.seen.append((threading.current_thread().name, tuple(np.asarray(key).tolist())))
+        if self.poison in np.asarray(key):
+            raise OSError("the disk is gone")
+        return super().__getitem__(key)
+
+    def ahead(self):
+        return [places for name, places in self.seen if name.startswith("multimix-read-ahead")]
+
+
+def on_disk(n=24, batch=4, **options):
+    whole = make_set(n, size=16)
+    disk = Disk(whole.images, **options)
+    return disk, Stream(replace(whole, images=disk, masks=None), batch, 3, name="s"), Stream(replace(whole, masks=None), batch, 3, name="s")
+
+
+def reading():
+    return [t for t in threading.enumerate() if t.name.startswith("multimix-read-ahead")]
+
+
+def rest(timeout=20):
+    "Wait for threads that read ahead; whatever is left."
+    for t in reading():
+        t.join(timeout)
+    return reading()
+
+
+@pytest.mark.parametrize("steps", [range(12), range(5, 11), [0, 1, 2, 2, 2, 3], [3, 4, 9, 10, 0], [7, 6, 5], [0, 1, 5, 2, 3, 4]], ids=str)
+def test_batches_read_ahead_are_the_same(steps):
+    disk, stream, plain = on_disk()
+    for step in steps:
+        a, b = stream.batch(step), plain.batch(step)
+        assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and torch.equal(a.index, b.index)
+    assert not rest()
+
+
+def test_batches_in_turn_are_read_ahead_once_each():
+    disk, stream, plain = on_disk()
+    for step in range(6):
+        stream.batch(step)
+    rest()
+    places = [tuple(plain.indices(step).tolist()) for step in range(7)]
+    assert sorted(p for _, p in disk.seen) == sorted(places)  # none twice
+    assert disk.ahead() == places[2:]
+
+
+def test_one_batch_at_most_is_read_ahead():
+    disk, stream, plain = on_disk()
+    for step in (0, 1):
+        stream.batch(step)
+    rest()
+    assert disk.ahead() == [tuple(plain.indices(2).tolist())]
+    for _ in range(4):  # the same one again: nothing more is foreseen
+        stream.batch(1)
+    rest()
+    assert len(disk.ahead()) == 1
+
+
+def test_nothing_is_read_ahead_from_memory():
+    stream = Stream(make_set(24, size=16), 4)
+    for step in range(5):
+        stream.batch(step)
+        assert stream._ahead is None
+
+
+def test_what_goes_wrong_is_raised_where_the_batch_is_asked_for():
+    _, _, plain = on_disk()
+    disk, stream, _ = on_disk(poison=plain.indices(3)[0])
+    for step in range(3):  # the third read ahead already fails meanwhile
+        assert torch.equal(stream.batch(step).images, plain.batch(step).images)
+    rest()
+    for _ in range(2):
+        with pytest.raises(OSError, match="the disk is gone"):
+            stream.batch(3)
+    disk.poison = None
+    assert torch.equal(stream.batch(3).images, plain.batch(3).images)
+    assert torch.equal(stream.batch(4).images, plain.batch(4).images) and not rest()
+
+
+def test_a_stream_can_be_copied_while_it_reads():
+    disk, stream, plain = on_disk()
+    stream.batch(0), stream.batch(1)
+    for other in (copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))):
+        assert torch.equal(other.batch(2).images, plain.batch(2).images)
+    assert torch.equal(stream.batch(2).images, plain.batch(2).images)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system can't fork")
+def test_a_forked_process_does_not_wait_for_a_thread_it_lacks():
+    disk, stream, plain = on_disk()
+    stream.batch(0), stream.batch(1)
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(False)
+    child = context.Process(target=lambda: send.send(stream.batch(2).images.numpy()))
+    child.start()
+    assert receive.poll(60) and np.array_equal(receive.recv(), plain.batch(2).images.numpy())
+    child.join()
+
+
+def test_no_file_is_decoded_twice(tmp_path, monkeypatch):
+    "Three epochs of two streams over the same files, and a second start."
+    for i, image in enumerate(make_set(20).images):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+    decoded = []
+    monkeypatch.setattr(cache_module, "thumbnail", lambda path, *how: decoded.append(path) or thumbnail(path, *how))
+    for _ in range(2):
+        images = cache_images(list_images(tmp_path), 16, tmp_path / "cache", workers=3, progress=False)
+        halves = [ImageSet(images, [str(i) for i in range(20)]).subset(range(start, 20, 2)) for start in (0, 1)]
+        streams = [Stream(half, 5, name=str(i)) for i, half in enumerate(halves)]
+        for step in range(6):
+            assert [len(stream.batch(step).images) for stream in streams] == [5, 5]
+    assert sorted(decoded) == sorted(map(str, list_images(tmp_path))) and not rest()
+
+
+def test_a_process_that_reads_ahead_ends(tmp_path):
+    "While a thread still reads, and after an error."
+    np.save(tmp_path / "x.npy", np.zeros((64, 16, 16), np.uint8))
+    code = ("import sys, numpy as np; from multimix.data import ImageSet, Stream\n"
+            "images = np.load(sys.argv[1], mmap_mode='r'); s = Stream(ImageSet(images, [str(i) for i in range(64)]), 8)\n"
+            "for i in range(4): s.batch(i)\nassert s._ahead\nif sys.argv[2] == 'error': raise SystemExit(7)")
+    for how, status in (("well", 0), ("error", 7)):
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.npy"), how], timeout=120, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (status, "")
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int64])
