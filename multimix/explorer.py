@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import ipywidgets as widgets
 import numpy as np
 
-from .audit_report import write_whole
 from .data import ImageSet
 from .figures import PREDICTION, TRUTH, new_figure
 from .images import resize_image
@@ -25,6 +24,7 @@ from .panels import (Panel, bars, beside, boxed, crossed, enlarge, facts, figure
                              titled, uploaded)
 from .readings import BRIDGES, Lens, Reading, image_sets, read_case, take_case
 from .saliency import normalise, overlay
+from .training import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -182,7 +182,8 @@ def explorer_figure(e: SaliencyExplorer) -> "Figure":
 
 def save_explorer(e: SaliencyExplorer, path: str | Path) -> Path:
     "Write what is shown to a PNG file, whole or not at all; gives its path."
-    write_whole(path, figure_bytes(explorer_figure(e)))
+    with replacing(Path(path)) as beside_it:
+        beside_it.write_bytes(figure_bytes(explorer_figure(e)))
     return Path(path)
 
 
