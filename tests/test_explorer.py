@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from multimix import augmentation_explorer as au
 from multimix import explorer as ex
 from multimix import panels as pn
 from multimix import readings as rd
@@ -355,6 +356,48 @@ def test_the_figure_is_offered_and_saved_whole(explorer, tmp_path):
     assert Image.open(path).size[0] > 300 and [p.name for p in tmp_path.iterdir()] == ["figure.png"]
     explorer.controls.opacity.value = 0.1
     assert explorer.link.value == ""  # a link to what is no longer shown would mislead
+
+
+# the augmentation explorer
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(au.VIEWS), st.sampled_from(("any", *au.OPS)), st.integers(1, 10), st.integers(0, 50))
+def test_an_augmented_mask_stays_a_mask_and_the_seed_decides(view, operation, strength, seed):
+    image, masks = CHESTS.images[0], CHESTS.masks[0]
+    changed, moved, said = au.augmented(image, masks, view, operation, strength, seed)
+    again = au.augmented(image, masks, view, operation, strength, seed)
+    assert changed.dtype == moved.dtype == np.uint8 and changed.shape == image.shape and moved.shape == masks.shape
+    assert set(np.unique(moved)) <= {0, 1} and said
+    assert (changed == again[0]).all() and (moved == again[1]).all()
+    assert (au.augmented(image, None, view, operation, strength, seed)[0] == changed).all()
+
+
+@pytest.mark.parametrize("operation", au.GEOMETRIC)
+def test_a_mask_moves_with_its_image(operation):
+    grey = CHESTS.masks[0, 0] * 255  # an image that is its own mask
+    for seed in (0, 1):
+        changed, moved, _ = au.augmented(grey, CHESTS.masks[0], "one operation", operation, 10, seed)
+        assert (changed == moved[0] * 255).all() and (moved != CHESTS.masks[0]).any()
+
+
+def test_what_cannot_be_augmented_is_refused():
+    for wrong in ({"view": "x"}, {"strength": 0}, {"operation": "Swirl"}):
+        with pytest.raises(InputError):
+            au.augmented(CHESTS.images[0], **wrong)
+    for image, mask in ((CHESTS.images[0] / 255, None), (CHESTS.images, None), (CHESTS.images[0], np.zeros((3, 3)))):
+        with pytest.raises(InputError, match="image"):
+            au.AugmentationExplorer(image, mask)
+
+
+@pytest.mark.parametrize("given", [(None,), (CHESTS,), (CHESTS.images[0],), (CHESTS.images[0], CHESTS.masks[0, 0])])
+def test_every_handle_of_the_augmentation_explorer_changes_the_picture(given):
+    explorer = au.AugmentationExplorer(*given, side=64)
+    changes = [(explorer.strength, 3), (explorer.operation, "Solarize"), (explorer.view, "weak"), (explorer.seed, 7), (explorer.view, "strong")]
+    for control, value in changes:
+        shown = bytes(explorer.picture.value)
+        control.value = value
+        assert explorer.message.value == "" and bytes(explorer.picture.value) != shown
 
 
 # what is committed
