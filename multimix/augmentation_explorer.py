@@ -44,7 +44,7 @@ def augmented(image: np.ndarray, masks: np.ndarray | None = None, view: str = "o
     if view == "one operation":
         image, masks, amount = one_operation(image, masks, "Identity" if operation == "any" else operation, strength, seed)
         return image, masks, f"{operation} {amount:.4g} {UNITS.get(operation, '')}".strip()
-    x, y = torch.from_numpy(image.copy())[None, None], torch.from_numpy(masks)[None]
+    x, y = torch.from_numpy(image.copy())[None, None], torch.from_numpy(masks)[None] if len(masks) else None
     generator = torch.Generator().manual_seed(seed)
     if view == "weak":
         found, said = weak_view(x, y, generator=generator), "a mirror image by chance, and a shift"
@@ -52,7 +52,8 @@ def augmented(image: np.ndarray, masks: np.ndarray | None = None, view: str = "o
         ops = OPS if operation == "any" else (operation,)
         found = strong_view(x, y, generator=generator, m=strength + 1, ops=ops)
         said = f"the weak geometry, twice {'any operation' if operation == 'any' else operation}, and a grey square"
-    return (found.images[0, 0] * 255).round().byte().numpy(), found.masks[0].byte().numpy(), said
+    masks = masks if y is None else found.masks[0].byte().numpy()
+    return (found.images[0, 0] * 255).round().byte().numpy(), masks, said
 
 # %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-012
 def draw_augmented(image: np.ndarray, masks: np.ndarray | None, view: str, operation: str, strength: int, seed: int,

@@ -393,8 +393,8 @@ def test_what_cannot_be_augmented_is_refused():
 @pytest.mark.parametrize("given", [(None,), (CHESTS,), (CHESTS.images[0],), (CHESTS.images[0], CHESTS.masks[0, 0])])
 def test_every_handle_of_the_augmentation_explorer_changes_the_picture(given):
     explorer = au.AugmentationExplorer(*given, side=64)
-    changes = [(explorer.strength, 3), (explorer.operation, "Solarize"), (explorer.view, "weak"), (explorer.seed, 7), (explorer.view, "strong")]
-    for control, value in changes:
+    changes = [(explorer.strength, 3), (explorer.operation, "Solarize"), (explorer.view, "weak"), (explorer.seed, 7)]
+    for control, value in [*changes, (explorer.view, "strong")]:
         shown = bytes(explorer.picture.value)
         control.value = value
         assert explorer.message.value == "" and bytes(explorer.picture.value) != shown
