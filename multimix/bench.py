@@ -30,6 +30,7 @@ from torch.utils.flop_counter import aten, flop_registry
 from .augmentation import strong_view, weak_view
 from .data import ImageSet, MultiTaskData, Stream, cache_images
 from .images import InputError, check_size
+from .malloc import keep_memory
 from .methods import make_config
 from .model import MultiMix
 from .phantom import make_phantom
@@ -302,8 +303,9 @@ def bench(part: str = "step", size: int = 256, batch: int = 10, device: str = "c
     settings = dict(size=size, batch=batch, device=device, preset=preset, amp=amp, rounds=rounds)
     calls = {"step": partial(bench_step, **settings), "data": partial(bench_data, size, batch, device, rounds),
              "augment": partial(bench_augment, **settings), "explain": partial(bench_explain, size, batch, device, rounds)}
-    found = {"machine": machine(torch.device(device)), "settings": settings}
-    return found | {name: call() for name, call in calls.items() if part in (name, "all")}
+    with keep_memory(torch.device(device)) as kept:
+        found = {"machine": machine(torch.device(device)) | {"memory": "kept" if kept else "as it comes"}, "settings": settings}
+        return found | {name: call() for name, call in calls.items() if part in (name, "all")}
 
 # %% ../nbs/14_bench.ipynb #14-bench-045
 RATE = (1e9, "GFLOP/s")

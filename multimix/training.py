@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 
 from .data import InputError, MultiTaskData
 from .devices import on_main
+from .malloc import keep_memory
 from .methods import Config
 from .model import MultiMix
 from .pseudo_labels import pseudo_precision
@@ -258,7 +259,8 @@ def train(
     Raises InputError for a folder or data that don't fit, and for a loss that is no number; a run that can't start leaves no folder."""
     folder, trainer, loop = RunFolder(out), Trainer(config, data, device, more_terms), loop or Loop()
     state, main = open_run(folder, trainer, resume), trainer.processes.main
-    with tqdm(total=config.steps, initial=trainer.step, disable=not (progress and main), unit="step", desc=config.method) as bar:
+    shown = dict(disable=not (progress and main), unit="step", desc=config.method)
+    with keep_memory(trainer.device), tqdm(total=config.steps, initial=trainer.step, **shown) as bar:
         while trainer.step < config.steps:
             logs = train_step(trainer)
             if main:  # of several processes one writes; the others wait for it in their next step
