@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD', 'TASK_OF', 'TableRun', 'plain_value', 'read_run', 'read_runs', 'Entry', 'held_settings', 'changed_settings',
-           'variant_name', 'group_runs', 'replicates', 'all_replicates', 'summary_row', 'summarise_runs',
+           'variant_name', 'group_runs', 'replicates', 'all_replicates', 'summary_row', 'as_table', 'summarise_runs',
            'paired_images', 'image_scores', 'compare_entries', 'comparable', 'entry_pairs', 'compare_runs']
 
 # %% ../nbs/08c_table_runs.ipynb #08c-table-ru-006
@@ -157,21 +157,28 @@ def summary_row(entry: Entry, domain: str, task: str, metric: str, drawn: dict) 
                 n=results[0]["n"], constant=results[0].get("constant_accuracy") if metric == "accuracy" else np.nan)
 
 # %% ../nbs/08c_table_runs.ipynb #08c-table-ru-026
+def as_table(rows: list[dict[str, Any]]) -> "DataFrame":
+    "Rows as a pandas DataFrame in which a budget stays what it is: a number, 'all' or None."
+    import pandas as pd
+
+    table = pd.DataFrame(rows, dtype=object)
+    kept = table[[k for k in HELD if k in table]]
+    return table.infer_objects().assign(**{k: kept[k] for k in kept})
+
+# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-027
 def summarise_runs(entries: list[Entry], drawn: dict) -> "DataFrame":
     """One row for each line, domain and metric: variant, method, the budget, domain, metric, seeds, mean and sd (n - 1) over the seeds,
     low and high (95 % for the mean, over images and seeds by `two_level`; nan where the runs kept no numbers of each image), n test
     images, constant (accuracy of the classifier that always says the commonest class). `drawn` as from `all_replicates`."""
-    import pandas as pd
-
     rows = []
     for entry in entries:
         first = next(iter(entry.runs.values())).results
         for domain, tasks in ((d, first[d]) for d in ("in_domain", "cross_domain") if first.get(d)):
             rows += [summary_row(entry, domain, task, metric, drawn) for task, metrics in tasks.items() for metric in metrics
                      if metric not in ("n", "ci95", "constant_accuracy")]
-    return pd.DataFrame(rows, dtype=object).infer_objects()
+    return as_table(rows)
 
-# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-029
+# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-030
 def paired_images(a: Entry, b: Entry, domain: str, task: str) -> None:
     "Raises InputError where two lines have other seeds, a run kept no numbers of its images, or saw other images than the first."
     if set(a.runs) != set(b.runs):
@@ -185,7 +192,7 @@ def paired_images(a: Entry, b: Entry, domain: str, task: str) -> None:
         if not np.array_equal(first[1], numbers["ids"]):
             raise InputError(f"{run.folder} was judged on other {domain} images than {first[0]}: judge both on the same data")
 
-# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-030
+# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-031
 def image_scores(numbers: dict[str, np.ndarray], metric: str) -> np.ndarray | None:
     "The metric of every patient (P,): mean of right answers, Dice or Jaccard of the images; None for a metric that no single image has."
     if metric == "accuracy":
@@ -198,7 +205,7 @@ def image_scores(numbers: dict[str, np.ndarray], metric: str) -> np.ndarray | No
     _, patients = np.unique(patients, return_inverse=True)
     return np.bincount(patients, values) / np.bincount(patients)
 
-# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-031
+# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-032
 def compare_entries(a: Entry, b: Entry, domain: str, metric: str, drawn: dict) -> dict[str, Any]:
     """One comparison: a, b, the budget, domain, metric, seeds, wins (seeds in which a is above b), difference a - b, low and high (95 %,
     over images and seeds), p (of `two_level`), wilcoxon, rank_biserial and d_z over patients (nan for a metric that no single image
@@ -217,7 +224,7 @@ def compare_entries(a: Entry, b: Entry, domain: str, metric: str, drawn: dict) -
     return dict(a=a.variant, b=b.variant, **held, domain=domain, metric=metric, seeds=len(seeds), wins=int((gain[:, 0] > 0).sum()),
                 difference=gain[:, 0].mean(), low=low, high=high, p=bootstrap_p(draws), **tests)
 
-# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-033
+# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-034
 def comparable(a: Entry, b: Entry) -> bool:
     "Whether two lines have the same budget, as far as both use it."
     return all(a.held[k] == b.held[k] or None in (a.held[k], b.held[k]) for k in HELD)
@@ -233,17 +240,15 @@ def entry_pairs(entries: list[Entry], reference: str | None) -> list[tuple[Entry
     cut = lambda e, seeds: replace(e, runs={s: e.runs[s] for s in seeds})
     return [(cut(a, seeds), cut(b, seeds)) for (a, b), seeds in zip(pairs, common) if seeds]
 
-# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-034
+# %% ../nbs/08c_table_runs.ipynb #08c-table-ru-035
 def compare_runs(entries: list[Entry], drawn: dict, reference: str | None = None,
                  metrics: tuple[str, ...] = ("accuracy", "auroc", "dice")) -> "DataFrame":
     """Every comparison, one row each, as `compare_entries` describes it, with p_holm and wilcoxon_holm, corrected over the family of all
     rows of the same domain and metric, and the `verdict` in words. Runs without numbers of each image are left out."""
-    import pandas as pd
-
     rows = [compare_entries(a, b, domain, metric, drawn) for a, b in entry_pairs(entries, reference) for metric in metrics
             for domain in ("in_domain", "cross_domain")
             if all((run.folder, domain, metric) in drawn for e in (a, b) for run in e.runs.values())]
-    table = pd.DataFrame(rows, dtype=object).infer_objects()
+    table = as_table(rows)
     for name in ("p", "wilcoxon") if rows else ():
         table[f"{name}_holm"] = table.groupby(["domain", "metric"])[name].transform(holm)
     if rows:
