@@ -18,9 +18,10 @@ from multimix.training import Loop, Run, train, trainer_state
 
 COMMON = dict(steps=20, dropout=0.0, batch=2, unlabeled=4, threshold=0.75, momentum=0.9, ema=0.9, teacher="ema", lr=3e-3)
 RUNS = {policy: dict(COMMON, policy=policy) for policy in POLICIES} | {
+    "mean teacher": dict(COMMON, method="multimix_mt", mask_weight=1.0), "rivals": dict(COMMON, method="multimix_cps", mask_weight=1.0),
     "uneven": dict(COMMON, batch=3, unlabeled=5, policy="freematch", teacher="student", labeled_view="both", preset="paper"),
     "single precision": dict(COMMON, policy="softmatch", lr=3e-5, steps=6),
-    "dropout": dict(COMMON, policy="flexmatch", dropout=0.25, amp="bf16", steps=3),
+    "dropout": dict(COMMON, policy="flexmatch", dropout=0.25, bridge="shuffled", amp="bf16", steps=3),
 }
 IN_SINGLE = ("single precision", "dropout")
 KILLED = dict(COMMON, policy="freematch", steps=8, lr=3e-5)
@@ -32,7 +33,7 @@ def losses_and_state(name: str) -> dict:
     config, scale = tiny_config(**RUNS[name]), step.scale_input
     trainer, double = step.Trainer(config, tiny_data()), name not in IN_SINGLE
     with mock.patch.object(step, "scale_input", lambda *given: scale(*given).double() if double else scale(*given)):
-        for model in (trainer.model, trainer.average):
+        for model in (trainer.model, trainer.average, *(t.peer for t in trainer.terms if hasattr(t, "peer"))):
             model.double() if double else model.float()
         logs = [{k: float(v) for k, v in step.train_step(trainer).items()} for _ in range(config.steps)]
     return {"logs": logs, "state": trainer_state(trainer), "processes": (trainer.processes.rank, trainer.processes.count)}
