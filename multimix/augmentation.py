@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .cpu_views import Plan, cpu_views
+from .data import send
 from .images import InputError
 from .operations import GEOMETRIC, HISTOGRAM, OPS, TABLES, affine, bilinear, fixed_point, histogram, look_up, magnitude, nearest
 from .operations import positions, sharpness, take
@@ -85,7 +86,7 @@ def _sources(u: Tensor, height: int, width: int, flip: float, pad: float) -> tup
 # %% ../nbs/01_augmentation.ipynb #01-augmentat-024
 def _weak(images: Tensor, masks: Tensor | None, u: Tensor, flip: float, pad: float) -> tuple[Tensor, Tensor | None]:
     "Mirror and reflected crop of images and masks alike, in their own dtypes."
-    rows, cols = (t.to(images.device) for t in _sources(u, *images.shape[2:], flip, pad))
+    rows, cols = (send(t, images.device) for t in _sources(u, *images.shape[2:], flip, pad))
     index = rows[:, :, None] * images.shape[3] + cols[:, None]
     return take(images, index), None if masks is None else take(masks, index)
 
@@ -160,11 +161,11 @@ def _settle_moves(canvas: _Canvas, rows: Tensor) -> None:
     "One reading for all moves kept back for the images `rows` (CPU indices); what left the frame on the way is 0."
     rows = rows[canvas.moved[rows]]
     if len(rows):
-        at = rows.to(canvas.device)
+        at = send(rows, canvas.device)
         maps = canvas.maps[rows]
         used = (maps != torch.eye(3, dtype=torch.float64)).any(0).any(-1).any(-1)
         used[0] = True
-        x, y, inside = positions(fixed_point(maps[:, used]).to(canvas.device), *canvas.pixels.shape[2:])
+        x, y, inside = positions(send(fixed_point(maps[:, used]), canvas.device), *canvas.pixels.shape[2:])
         canvas.pixels[at] = canvas.read(canvas.pixels[at], x, y) * inside[:, None]
         if canvas.masks is not None:
             canvas.masks[at] = nearest(canvas.masks[at], x, y) * inside[:, None]
@@ -175,7 +176,7 @@ def _settle_tables(canvas: _Canvas, rows: Tensor) -> None:
     "One look-up for all tables kept back for the images `rows` (CPU indices)."
     rows = rows[canvas.tabled[rows]]
     if len(rows):
-        at = rows.to(canvas.device)
+        at = send(rows, canvas.device)
         canvas.pixels[at] = look_up(canvas.tables[at], canvas.pixels[at])
         canvas.tables[at], canvas.tabled[rows] = torch.arange(256, dtype=torch.uint8, device=canvas.device), False
 
@@ -207,12 +208,12 @@ def _move(canvas: _Canvas, drawn: Drawn, stage: int) -> None:
 def _recolour(canvas: _Canvas, drawn: Drawn, needs_hist: bool) -> None:
     "Keeps back tables."
     rows, sizes = torch.cat([rows for rows, _ in drawn.values()]), [len(rows) for rows, _ in drawn.values()]
-    at = rows.to(canvas.device)
+    at = send(rows, canvas.device)
     before, hist = canvas.tables[at], [None] * len(sizes)
     if needs_hist:
         carried = torch.zeros(len(rows), 256, dtype=torch.int64, device=canvas.device)
         hist = carried.scatter_add_(1, before.long(), histogram(canvas.pixels[at])).split(sizes)
-    amounts = torch.cat([amount for _, amount in drawn.values()]).float().to(canvas.device).split(sizes)
+    amounts = send(torch.cat([amount for _, amount in drawn.values()]).float(), canvas.device).split(sizes)
     tables = torch.cat([TABLES[name](*given).to(torch.uint8) for name, *given in zip(drawn, hist, amounts)])
     canvas.tables[at], canvas.tabled[rows] = look_up(tables, before), True
 
@@ -233,7 +234,7 @@ def _stage(canvas: _Canvas, stage: int, drawn: Drawn) -> None:
     for tables in filter(None, (plain, by_hist)):
         _recolour(canvas, tables, needs_hist=tables is by_hist)
     if "Sharpness" in drawn:
-        at, amount = (t.to(canvas.device) for t in drawn["Sharpness"])
+        at, amount = (send(t, canvas.device) for t in drawn["Sharpness"])
         canvas.pixels[at] = sharpness(canvas.pixels[at], amount.float())
 
 # %% ../nbs/01_augmentation.ipynb #01-augmentat-041
@@ -253,7 +254,7 @@ def _cutout(images: Tensor, u: Tensor, largest: float) -> Tensor:
     side = (u[:, :1] * (int(largest * min(height, width) + 1e-9) + 1)).long()
     start = (u[:, 1:] * torch.tensor([height, width])).long() - side // 2
     rows, cols = (torch.arange(size) - start[:, i : i + 1] for i, size in enumerate((height, width)))
-    rows, cols = (((t >= 0) & (t < side)).to(images.device) for t in (rows, cols))
+    rows, cols = (send((t >= 0) & (t < side), images.device) for t in (rows, cols))
     return images.masked_fill((rows[:, :, None] & cols[:, None])[:, None], 127)
 
 # %% ../nbs/01_augmentation.ipynb #01-augmentat-046

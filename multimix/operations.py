@@ -67,7 +67,8 @@ def solarize(hist: Tensor | None, amount: Tensor) -> Tensor:
 def histogram(pixels: Tensor) -> Tensor:
     "How many pixels have each of the 256 levels: (K, ...) uint8 -> (K, 256) int64."
     offset = 256 * torch.arange(len(pixels), device=pixels.device)[:, None]
-    return torch.bincount((pixels.flatten(1) + offset).flatten(), minlength=256 * len(pixels)).view(-1, 256)
+    index = (pixels.flatten(1) + offset).flatten()  # not torch.bincount, which asks a GPU for the largest of them, and waits
+    return index.new_zeros(256 * len(pixels)).scatter_add_(0, index, torch.ones_like(index)).view(-1, 256)
 
 # %% ../nbs/01a_operations.ipynb #01a-operatio-025
 def blend(base: Tensor, top: Tensor, factor: Tensor) -> Tensor:

@@ -410,3 +410,16 @@ def test_a_gpu_gives_the_same_views(resample):
     there = strong_view(images.cuda(), masks.cuda(), generator=seeded(), n=3, resample=resample)
     assert there.images.is_cuda and torch.equal(there.masks.cpu(), here.masks)
     assert (there.images.cpu() - here.images).abs().max() <= (0 if resample == "nearest" else 1 / 255 + 1e-6)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("view", [weak_view, strong_view])
+def test_nobody_waits_for_the_gpu(view):
+    images, masks = pictures().cuda(), (pictures() > 50).float().cuda()
+    view(images, masks, generator=seeded())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for seed in range(10):
+            view(images, masks, generator=seeded(seed))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

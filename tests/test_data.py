@@ -371,6 +371,23 @@ def test_a_forked_process_does_not_wait_for_a_thread_it_lacks():
     child.join()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("free", [1e12, 0.0])
+def test_nobody_waits_for_the_gpu(monkeypatch, free):
+    "Whether the set lies there as a whole, or is sent batch by batch."
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    whole = make_set(24, size=16)
+    stream, plain = Stream(whole, 4, 3, "cuda", "s"), Stream(whole, 4, 3, name="s")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = [stream.batch(step) for step in range(8)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for step, batch in enumerate(batches):
+        assert batch.images.is_cuda and torch.equal(batch.images.cpu(), plain.batch(step).images)
+        assert torch.equal(batch.masks.cpu(), plain.batch(step).masks) and torch.equal(batch.index.cpu(), plain.batch(step).index)
+
+
 def test_no_file_is_decoded_twice(tmp_path, monkeypatch):
     "Three epochs of two streams over the same files, and a second start."
     for i, image in enumerate(make_set(20).images):
