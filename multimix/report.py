@@ -141,11 +141,11 @@ CAPTIONS = {  # the beginning of a figure's name: (title, caption)
 }
 
 # %% ../nbs/07b_report.ipynb #07b-report-027
-def figure_html(name: str, figure: "Figure", dpi: int = 130) -> str:
-    "A figure as an HTML element that carries its own PNG."
+def figure_html(name: str, figure: "Figure", dpi: int = 130, captions: dict[str, tuple[str, str]] = CAPTIONS) -> str:
+    "A figure as an HTML element that carries its own PNG, with the title and caption of the key that its name begins with."
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
-    title, caption = next((text for key, text in CAPTIONS.items() if name.startswith(key)), (pretty(name), ""))
+    title, caption = next((text for key, text in captions.items() if name.startswith(key)), (pretty(name), ""))
     title, data = html.escape(title), base64.b64encode(buffer.getvalue()).decode()
     return (f'<figure><h3>{title}</h3><img alt="{title}" src="data:image/png;base64,{data}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>")
