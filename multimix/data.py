@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,9 +22,9 @@ from .sets import ImageSet, Rows, chain, pick, read_folders, read_masked
 from .splits import find_duplicates, find_shared, label_budget, merge_duplicates, patient_split, sub_seed
 
 # %% auto #0
-__all__ = ['TRAIN', 'ROLES', 'Batch', 'send', 'Stream', 'MultiTaskData', 'join', 'ImageSet', 'InputError', 'Rows', 'cache_images',
-           'check_size', 'find_duplicates', 'label_budget', 'merge_duplicates', 'patient_split', 'read_image',
-           'sub_seed']
+__all__ = ['WORTH', 'TRAIN', 'ROLES', 'Batch', 'send', 'Stream', 'MultiTaskData', 'join', 'ImageSet', 'InputError', 'Rows',
+           'cache_images', 'check_size', 'find_duplicates', 'label_budget', 'merge_duplicates', 'patient_split',
+           'read_image', 'sub_seed']
 
 # %% ../nbs/00_data.ipynb #00-data-005
 _all_ = ["ImageSet", "InputError", "Rows", "cache_images", "check_size", "find_duplicates", "label_budget", "merge_duplicates",
@@ -70,8 +71,8 @@ class Stream:
     """A named source of batches. Batch number `step` is a pure function of `(seed, name, step)`: there is no state to save.
 
     Each epoch shows every image once, in a new order; batches run over the ends of epochs, and sets smaller than a batch repeat. Where
-    images lie on disk and batches are asked for in turn, a thread reads the next one ahead. Raises `InputError` for an empty set or a
-    `batch_size` below 1.
+    images lie on disk, take long to read and are asked for in turn, a thread reads the next batch ahead. Raises `InputError` for an
+    empty set or a `batch_size` below 1.
     """
     def __init__(self, images: ImageSet, batch_size: int, seed: int = 0, device: str | torch.device = "cpu", name: str = ""):
         if len(images) == 0 or batch_size < 1:
@@ -95,21 +96,25 @@ def _indices(stream: Stream, step: int) -> np.ndarray:
     return np.array([_epoch_order(n, sub_seed(stream.seed, stream.name, e))[p] for e, p in zip(epochs, places)])
 
 
-def _read(stream: Stream, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-    "The indices of a batch, and copies of its rows from whatever does not lie on an accelerator."
-    index = stream.indices(step)
+def _read(stream: Stream, step: int) -> tuple[Tensor, dict[str, Tensor], float]:
+    "The indices of a batch, copies of its rows from whatever does not lie on an accelerator, and how many seconds that took."
+    begin, index = time.perf_counter(), stream.indices(step)
     rows = {part: store[index] for part, store in stream._store.items() if isinstance(store, np.ndarray | Rows)}
-    return torch.from_numpy(index), {part: torch.from_numpy(np.asarray(values)) for part, values in rows.items()}
+    tensors = {part: torch.from_numpy(np.asarray(values)) for part, values in rows.items()}
+    return torch.from_numpy(index), tensors, time.perf_counter() - begin
 
 
 def _batch(stream: Stream, step: int) -> Batch:
-    index, rows = _read_or_await(stream, step)
+    index, rows, _ = _read_or_await(stream, step)
     at, parts = send(index, stream.device), {part: send(values, stream.device) for part, values in rows.items()}
     parts |= {part: store[at] for part, store in stream._store.items() if isinstance(store, Tensor)}
     masks = parts.get("masks")
     return Batch(parts["images"][:, None], parts.get("labels"), None if masks is None else masks.float(), at)
 
 # %% ../nbs/00_data.ipynb #00-data-016
+WORTH = 0.002  # seconds that reading a batch must take for the next to be read ahead: a batch in memory is copied before a thread has begun
+
+
 def _begin(read, *given):
     "`read(*given)` in a thread that ends with it; its future."
     thread = ThreadPoolExecutor(1, thread_name_prefix="multimix-read-ahead")
@@ -118,11 +123,11 @@ def _begin(read, *given):
     return job
 
 
-def _read_or_await(stream: Stream, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+def _read_or_await(stream: Stream, step: int) -> tuple[Tensor, dict[str, Tensor], float]:
     "`_read`, unless this was read ahead; and the next batch is begun where it pays."
     (process, foreseen, job), stream._ahead = stream._ahead or (None, None, None), None
     found = job.result() if (process, foreseen) == (os.getpid(), step) else _read(stream, step)  # a fork has no thread to wait for
-    if stream._last == step - 1 and any(isinstance(store, np.memmap | Rows) for store in stream._store.values()):
+    if stream._last == step - 1 and found[2] > WORTH and any(isinstance(s, np.memmap | Rows) for s in stream._store.values()):
         stream._ahead = os.getpid(), step + 1, _begin(_read, stream, step + 1)
     stream._last = step
     return found

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import multimix.cache as cache_module
+import multimix.data as data_module
 from multimix.cache import cache_images
 from multimix.data import ImageSet, InputError, MultiTaskData, Stream, _move, join
 from multimix.images import list_images, thumbnail
@@ -282,6 +283,12 @@ class Disk(Rows):
         return [places for name, places in self.seen if name.startswith("multimix-read-ahead")]
 
 
+@pytest.fixture
+def any_disk(monkeypatch):
+    "Reading ahead however quick the disk is."
+    monkeypatch.setattr(data_module, "WORTH", 0)
+
+
 def on_disk(n=24, batch=4, **options):
     whole = make_set(n, size=16)
     disk = Disk(whole.images, **options)
@@ -300,7 +307,7 @@ def rest(timeout=20):
 
 
 @pytest.mark.parametrize("steps", [range(12), range(5, 11), [0, 1, 2, 2, 2, 3], [3, 4, 9, 10, 0], [7, 6, 5], [0, 1, 5, 2, 3, 4]], ids=str)
-def test_batches_read_ahead_are_the_same(steps):
+def test_batches_read_ahead_are_the_same(any_disk, steps):
     disk, stream, plain = on_disk()
     for step in steps:
         a, b = stream.batch(step), plain.batch(step)
@@ -308,7 +315,7 @@ def test_batches_read_ahead_are_the_same(steps):
     assert not rest()
 
 
-def test_batches_in_turn_are_read_ahead_once_each():
+def test_batches_in_turn_are_read_ahead_once_each(any_disk):
     disk, stream, plain = on_disk()
     for step in range(6):
         stream.batch(step)
@@ -318,7 +325,7 @@ def test_batches_in_turn_are_read_ahead_once_each():
     assert disk.ahead() == places[2:]
 
 
-def test_one_batch_at_most_is_read_ahead():
+def test_one_batch_at_most_is_read_ahead(any_disk):
     disk, stream, plain = on_disk()
     for step in (0, 1):
         stream.batch(step)
@@ -330,14 +337,22 @@ def test_one_batch_at_most_is_read_ahead():
     assert len(disk.ahead()) == 1
 
 
-def test_nothing_is_read_ahead_from_memory():
+def test_nothing_is_read_ahead_where_reading_is_quick(monkeypatch):
+    monkeypatch.setattr(data_module, "WORTH", 1000)
+    disk, stream, plain = on_disk()
+    for step in range(5):
+        assert torch.equal(stream.batch(step).images, plain.batch(step).images)
+    assert len(disk.seen) == 5 and not disk.ahead()
+
+
+def test_nothing_is_read_ahead_from_memory(any_disk):
     stream = Stream(make_set(24, size=16), 4)
     for step in range(5):
         stream.batch(step)
         assert stream._ahead is None
 
 
-def test_what_goes_wrong_is_raised_where_the_batch_is_asked_for():
+def test_what_goes_wrong_is_raised_where_the_batch_is_asked_for(any_disk):
     _, _, plain = on_disk()
     disk, stream, _ = on_disk(poison=plain.indices(3)[0])
     for step in range(3):  # the third read ahead already fails meanwhile
@@ -351,7 +366,7 @@ def test_what_goes_wrong_is_raised_where_the_batch_is_asked_for():
     assert torch.equal(stream.batch(4).images, plain.batch(4).images) and not rest()
 
 
-def test_a_stream_can_be_copied_while_it_reads():
+def test_a_stream_can_be_copied_while_it_reads(any_disk):
     disk, stream, plain = on_disk()
     stream.batch(0), stream.batch(1)
     for other in (copy.deepcopy(stream), pickle.loads(pickle.dumps(stream))):
@@ -360,7 +375,7 @@ def test_a_stream_can_be_copied_while_it_reads():
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="this system can't fork")
-def test_a_forked_process_does_not_wait_for_a_thread_it_lacks():
+def test_a_forked_process_does_not_wait_for_a_thread_it_lacks(any_disk):
     disk, stream, plain = on_disk()
     stream.batch(0), stream.batch(1)
     context = multiprocessing.get_context("fork")
@@ -388,7 +403,7 @@ def test_nobody_waits_for_the_gpu(monkeypatch, free):
         assert torch.equal(batch.masks.cpu(), plain.batch(step).masks) and torch.equal(batch.index.cpu(), plain.batch(step).index)
 
 
-def test_no_file_is_decoded_twice(tmp_path, monkeypatch):
+def test_no_file_is_decoded_twice(any_disk, tmp_path, monkeypatch):
     "Three epochs of two streams over the same files, and a second start."
     for i, image in enumerate(make_set(20).images):
         Image.fromarray(image).save(tmp_path / f"{i:02}.png")
@@ -406,7 +421,7 @@ def test_no_file_is_decoded_twice(tmp_path, monkeypatch):
 def test_a_process_that_reads_ahead_ends(tmp_path):
     "While a thread still reads, and after an error."
     np.save(tmp_path / "x.npy", np.zeros((64, 16, 16), np.uint8))
-    code = ("import sys, numpy as np; from multimix.data import ImageSet, Stream\n"
+    code = ("import sys, numpy as np, multimix.data; from multimix.data import ImageSet, Stream; multimix.data.WORTH = 0\n"
             "images = np.load(sys.argv[1], mmap_mode='r'); s = Stream(ImageSet(images, [str(i) for i in range(64)]), 8)\n"
             "for i in range(4): s.batch(i)\nassert s._ahead\nif sys.argv[2] == 'error': raise SystemExit(7)")
     for how, status in (("well", 0), ("error", 7)):
