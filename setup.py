@@ -23,7 +23,7 @@ setup(
     classifiers=["Programming Language :: Python :: 3", "Intended Audience :: Science/Research", "Natural Language :: English"],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg["name"], f"{cfg['name']}.*"]),
-    package_data={cfg["name"]: ["manifests/*.json", "published.csv"]},
+    package_data={cfg["name"]: ["manifests/*.json", "notebooks/*.ipynb", "published.csv"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={"console_scripts": cfg["console_scripts"].split(), "nbdev": [f"{cfg['name']}={cfg['name']}._modidx:d"]},

@@ -14,7 +14,7 @@ from .augmentation import strong_view, weak_view
 from .data import ImageSet, InputError
 from .figures import TRUTH
 from .operations import GEOMETRIC, OPS, magnitude, operate
-from .panels import Panel, beside, enlarge, facts, outline, png, slide, titled
+from .panels import Panel, beside, enlarge, facts, outline, picture, png, slide, titled
 from .phantom import make_phantom
 
 # %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-006
@@ -92,7 +92,7 @@ class AugmentationExplorer(Panel):
         self.number = slide(widgets.IntSlider, 0, 0, len(self.images) - 1, 1, "image")
         self.strength = slide(widgets.IntSlider, 9, 1, 10, 1, "magnitude")
         self.seed = slide(widgets.IntSlider, 0, 0, 100, 1, "seed")
-        self.picture, self.text = widgets.Image(format="png"), widgets.HTML()
+        self.picture, self.text = picture(), widgets.HTML()
         rows = [self.view, widgets.HBox([self.operation, self.strength]), widgets.HBox([self.number, self.seed])]
         super().__init__([*rows, self.picture, self.text])
         self.on(self.draw, self.view, self.operation, self.number, self.strength, self.seed)
