@@ -7,7 +7,7 @@ __all__ = ['ONE', 'DEATHS', 'TRIES', 'Outcome', 'read_results', 'folder_state', 
            'Progress', 'begin', 'seconds_left', 'clock', 'say', 'spread', 'Task', 'run_round', 'run_rounds', 'look',
            'connect_dask', 'check_workers', 'check_data', 'mark_data', 'run_grid', 'flatten', 'read_row', 'write_runs']
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-007
+# %% ../nbs/08e_spread.ipynb #08e-spread-009
 import json
 import os
 import sys
@@ -29,7 +29,7 @@ from .methods import Config
 ONE = Lock()  # a process trains one network at a time, however many threads an engine gives it
 DEATHS, TRIES = 3, 2  # deaths of its process after which a cell has failed; of one task, after which it is handed out anew
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-008
+# %% ../nbs/08e_spread.ipynb #08e-spread-010
 @dataclass
 class Outcome:
     "What came of a cell: 'finished', 'failed' (`text` says why), or 'again': it is another process's just now."
@@ -46,7 +46,7 @@ def read_results(out: Path, cell: Config) -> dict | None:
     except FileNotFoundError:
         return None
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-009
+# %% ../nbs/08e_spread.ipynb #08e-spread-011
 def folder_state(folder: Path) -> str:
     "How far the run in a folder is: 'finished', 'at work', 'failed', 'begun' or 'to do'."
     if (folder / "results.json").exists():
@@ -55,7 +55,7 @@ def folder_state(folder: Path) -> str:
         return "at work"
     return next((word for word, file in {"failed": "error.txt", "begun": "config.json"}.items() if (folder / file).exists()), "to do")
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-011
+# %% ../nbs/08e_spread.ipynb #08e-spread-013
 def attempt(cell: Config, folder: Path, data, **options) -> None:
     "Run a cell to its end, from where it stands."
     data = data(cell) if callable(data) else data
@@ -80,14 +80,14 @@ def run_claimed(cell: Config, folder: Path, claim: Claim | None, data, **options
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         return Outcome(cell, "failed", perf_counter() - started, kind + " ".join(str(error).split()))
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-012
+# %% ../nbs/08e_spread.ipynb #08e-spread-014
 def run_cell(cell: Config, data, out: str | os.PathLike, ticket: str = "", **options) -> Outcome:
     "Run one cell in its folder under `out`, if nobody else does; `ticket` names the round it belongs to, `options` go to `run_experiment`."
     folder = Path(out) / folder_name(cell)
     with ONE, claimed(folder, ticket) as claim:
         return run_claimed(cell, folder, claim, data, **options)
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-016
+# %% ../nbs/08e_spread.ipynb #08e-spread-018
 def work(cell: Config) -> float:
     "The pixels that a cell puts through the network, up to a factor that its method has."
     return float(cell.size**2 * cell.steps * (cell.batch + cell.unlabeled))
@@ -109,7 +109,7 @@ class Progress:
         if outcome.status == "finished" and outcome.seconds:
             self.measured.setdefault(outcome.cell.method, []).append((work(outcome.cell), outcome.seconds))
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-017
+# %% ../nbs/08e_spread.ipynb #08e-spread-019
 def begin(cells: list[Config], out: Path, workers: int = 1) -> Progress:
     "Where a table stands before it is started (again)."
     state = Progress(len(cells), set(cells), workers)
@@ -128,7 +128,7 @@ def seconds_left(state: Progress) -> float | None:
     rate = {m: sum(s for _, s in pairs) / sum(w for w, _ in pairs) for m, pairs in {None: every, **state.measured}.items()}
     return sum(rate.get(cell.method, rate[None]) * work(cell) for cell in state.left) / state.workers
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-018
+# %% ../nbs/08e_spread.ipynb #08e-spread-020
 def clock(seconds: float | None) -> str:
     "'3 h 20 min', '4 min', '12 s'; '?' for None."
     if seconds is None:
@@ -144,7 +144,7 @@ def say(state: Progress) -> None:
     left = f"; about {clock(seconds_left(state))} left" if state.left else ""
     print(f"[{done}/{state.total}] {folder_name(last.cell)}: {what}{left}", file=sys.stderr, flush=True)
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-021
+# %% ../nbs/08e_spread.ipynb #08e-spread-023
 def spread(tasks: list, jobs: int = 1, client=None, one_by_one: bool = False):
     """Call each of `tasks`, and give what they return as they end: here, in `jobs` processes, or on the workers of a dask `client`;
     `one_by_one` has one process at work at a time. Raises what joblib raises where a process died."""
@@ -158,7 +158,7 @@ def spread(tasks: list, jobs: int = 1, client=None, one_by_one: bool = False):
         engine = Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch=1 if one_by_one else "all")
         yield from engine(delayed(task)() for task in tasks)
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-023
+# %% ../nbs/08e_spread.ipynb #08e-spread-025
 @dataclass
 class Task:
     "A cell to run, as it travels to another process."
@@ -185,7 +185,7 @@ def run_round(tasks: list[Task], state: Progress, show, **engine) -> bool:
     except BrokenProcessPool:
         return False
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-024
+# %% ../nbs/08e_spread.ipynb #08e-spread-026
 def run_rounds(cells: list[Config], make, out: Path, state: Progress, show, **engine) -> None:
     "Hand out cells until each has finished or failed; those that other processes hold are waited for. `make` gives the Task of a cell."
     suspects, broken = [], 0
@@ -201,7 +201,7 @@ def run_rounds(cells: list[Config], make, out: Path, state: Progress, show, **en
             if broken > DEATHS * (1 + len(suspects)):
                 raise RuntimeError("the processes of the table die before they begin a run: is there enough memory?")
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-026
+# %% ../nbs/08e_spread.ipynb #08e-spread-028
 def look(out: str) -> tuple[str, bool]:
     "What a worker has: the version of multimix, and whether it sees a folder."
     return __version__, Path(out).is_dir()
@@ -223,7 +223,7 @@ def connect_dask(address: str, out: Path):
     check_workers(client, out)
     return client
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-027
+# %% ../nbs/08e_spread.ipynb #08e-spread-029
 def check_workers(client, out: Path) -> None:
     "InputError where a worker of a dask client lacks multimix, has another version, or doesn't see the folder `out`."
     try:
@@ -236,7 +236,7 @@ def check_workers(client, out: Path) -> None:
         if not sees:
             raise InputError(f"worker {worker} doesn't see {out}; --out must be on a file system that all machines share")
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-029
+# %% ../nbs/08e_spread.ipynb #08e-spread-031
 def check_data(cells: list[Config], data, allow_shared: bool = False) -> None:
     "Read the data of a folder as the cells will, once for each size; InputError where a budget can't be met."
     if not isinstance(data, (str, os.PathLike)):
@@ -259,7 +259,7 @@ def mark_data(out: Path, data) -> None:
     if (kept := json.loads(file.read_text())) != said:
         raise InputError(f"{out} holds runs on {kept['data']}, not on {said['data']}: choose another --out (or delete {file})")
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-030
+# %% ../nbs/08e_spread.ipynb #08e-spread-032
 def run_grid(cells: list[Config], data=None, out: str | os.PathLike = "runs/table", jobs: int = 1, scheduler: str | None = None,
              show=say, device: str = "auto", allow_shared: bool = False, progress: bool = False) -> Progress:
     """Run every cell that isn't finished, in `jobs` processes or on the workers of the dask `scheduler` (an address), and write runs.csv.
@@ -267,6 +267,8 @@ def run_grid(cells: list[Config], data=None, out: str | os.PathLike = "runs/tabl
     `cells` as `grid.read_grid` gives them. `data`: a folder, None for phantoms, or a function from a Config to MultiTaskData. `show` is
     called with the Progress after each cell; `progress` shows a bar for the steps of each run. May be killed and called again, also several
     times at once. A failed cell leaves error.txt, and the others go on. Raises InputError for what can't be, before anything runs."""
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}: it must be at least 1")
     out, data = Path(out).resolve(), Path(data).resolve() if isinstance(data, (str, os.PathLike)) else data
     check_data(cells, data, allow_shared)
     mark_data(out, data)
@@ -281,7 +283,7 @@ def run_grid(cells: list[Config], data=None, out: str | os.PathLike = "runs/tabl
             client.close()
     return state
 
-# %% ../nbs/08e_spread.ipynb #08e-spread-032
+# %% ../nbs/08e_spread.ipynb #08e-spread-034
 def flatten(value: dict, name: str = "") -> dict:
     "Nested dicts as one, names joined by '_'; an interval becomes NAME_low and NAME_high."
     flat = {}

@@ -17,7 +17,6 @@ from multimix.experiments import (
     load_run,
     pick_device,
     predict_all,
-    run_cells,
     run_experiment,
     summarize,
 )
@@ -43,7 +42,7 @@ def test_the_folder_and_the_results_have_what_a_run_promises(run):
     files = {"config.json", "history.csv", "last.pt", "best.pt", "predictions.npz", "report.html", "results.json"}
     assert {f.name for f in folder.iterdir()} == files
     assert json.loads((folder / "results.json").read_text()) == results
-    kept = {"method", "preset", "seed", "labels", "masks", "size", "steps", "seconds", "images_per_second"}
+    kept = {"method", "preset", "seed", "labels", "masks", "size", "steps", "version", "seconds", "images_per_second"}
     assert set(results) == kept | {"in_domain", "cross_domain"}
     classes = {"accuracy", "balanced_accuracy", "auroc", "auprc", "f1_normal", "f1_pneumonia", "ece", "n", "constant_accuracy", "ci95"}
     masks = {"dice", "jaccard", "precision", "recall", "hd95", "assd", "ssim", "n", "ci95"}
@@ -149,13 +148,10 @@ def test_resuming_a_finished_run_judges_it_again_without_a_step(run, data):
     assert again["in_domain"] == results["in_domain"]
 
 
-def test_cells_are_run_once_and_summarised(tmp_path, monkeypatch):
+def test_runs_are_collected_and_summarised(data, tmp_path):
     cells = [dict(method="enc", seed=s, **TINY) for s in (0, 1)]
-    run_cells(cells, None, tmp_path, device="cpu", progress=False)
-    stamps = {f: f.stat().st_mtime_ns for f in tmp_path.rglob("results.json")}
-    assert {f.parent.name for f in stamps} == {cell_name(cell) for cell in cells}
-    run_cells(cells, None, tmp_path, device="cpu", progress=False)
-    assert {f: f.stat().st_mtime_ns for f in tmp_path.rglob("results.json")} == stamps
+    for cell in cells:
+        run_experiment(data, tmp_path / cell_name(cell), device="cpu", progress=False, **cell)
     runs = collect(tmp_path)
     table = summarize(runs)
     assert table["seeds"].tolist() == [2] and runs["Dice"].isna().all()
