@@ -20,8 +20,8 @@ import numpy as np
 from .data import ImageSet
 from .figures import PREDICTION, TRUTH, new_figure
 from .images import resize_image
-from .panels import (Panel, bars, beside, boxed, crossed, enlarge, facts, figure_bytes, outline, png, read_upload, slide,
-                             titled, uploaded)
+from .panels import (Panel, bars, beside, boxed, crossed, enlarge, facts, figure_bytes, outline, picture, png, read_upload,
+                             slide, titled, uploaded)
 from .readings import BRIDGES, Lens, Reading, image_sets, read_case, take_case
 from .saliency import normalise, overlay
 from .training import replacing
@@ -117,7 +117,7 @@ class SaliencyExplorer(Panel):
         self.lens, self.sets, self.side = Lens(model), image_sets(data), side
         self.classes = getattr(data, "classes", ()) or next((s.classes for s in self.sets.values() if s.classes), ())
         self.controls, self.picture, self.text, self.link = (
-            make_controls(self.sets, self.lens, self.classes), widgets.Image(format="png"), widgets.HTML(), widgets.HTML())
+            make_controls(self.sets, self.lens, self.classes), picture(), widgets.HTML(), widgets.HTML())
         c = self.controls
         super().__init__([widgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in (
             (c.source, c.number, c.previous, c.next, c.random, c.upload), (c.method, c.target, c.bridge),

@@ -15,6 +15,7 @@ from PIL import Image
 from multimix import augmentation_explorer as au
 from multimix import explorer as ex
 from multimix import panels as pn
+from multimix import pseudo_explorer as ps
 from multimix import readings as rd
 from multimix.data import ImageSet, InputError, MultiTaskData
 from multimix.evaluation import predict
@@ -398,6 +399,72 @@ def test_every_handle_of_the_augmentation_explorer_changes_the_picture(given):
         shown = bytes(explorer.picture.value)
         control.value = value
         assert explorer.message.value == "" and bytes(explorer.picture.value) != shown
+
+
+# the pseudo-label explorer
+
+
+@pytest.fixture(scope="module")
+def guesses():
+    rng = np.random.default_rng(0)
+    views = rng.integers(0, 256, (2, 40, 32, 32), dtype=np.uint8)
+    probs = rng.dirichlet((0.3, 0.3), 40).astype(np.float32)
+    return ps.Guesses(*views, probs, rng.integers(-1, 2, 40), probs[:5], ("normal", "pneumonia"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(0, 1))
+def test_the_fixed_threshold_keeps_what_reaches_it_and_the_counts_add_up(threshold):
+    rng = np.random.default_rng(1)
+    probs, truth = rng.dirichlet((0.5, 0.5), 50).astype(np.float32), rng.integers(-1, 2, 50)
+    guesses = ps.Guesses(*np.zeros((2, 50, 32, 32), np.uint8), probs, truth, None, ("a", "b"))
+    targets, weights = ps.judge(guesses, "fixed", threshold)
+    kept = torch.from_numpy(probs).max(1).values >= threshold
+    assert (targets == probs.argmax(1)).all() and (weights == kept.float().numpy()).all()
+    *rows, whole = ps.count(guesses, targets, weights)
+    assert all(sum(row[k] for row in rows) == whole[k] for k in ("guessed", "kept", "known", "right"))
+    assert whole["kept"] == int(kept.sum()) and whole["right"] <= whole["known"] <= whole["kept"] <= whole["guessed"] == 50
+
+
+@pytest.mark.parametrize("policy", ["fixed", "flexmatch", "freematch", "softmatch", "adamatch"])
+def test_every_policy_judges_and_is_drawn(guesses, policy):
+    judged = ps.judge(guesses, policy, 0.9, batch=7)
+    assert len(judged[0]) == len(judged[1]) == 40 and 0 <= judged[1].min() <= judged[1].max() <= 1
+    assert pixels_of(ps.histogram(guesses, *judged)).size and ps.thumbnails(guesses, *judged).shape[2] == 3
+    assert "normal" in ps.count_html(ps.count(guesses, *judged))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_pictures_are_drawn_where_all_or_nothing_is_kept(guesses, weight):
+    judged = guesses.probs.argmax(1), np.full(40, weight, np.float32)
+    assert pixels_of(ps.histogram(guesses, *judged, 0.5)).size and ps.thumbnails(guesses, *judged).shape[2] == 3
+
+
+def test_guesses_are_made_on_weak_views_with_the_truth_that_is_known(model):
+    data = MultiTaskData(cls_unlabeled=CHESTS, withheld={"cls_unlabeled": CHESTS.labels[:4]}, cls_labeled=CHESTS)
+    found = ps.guess(model, data)
+    assert list(found.truth) == [*CHESTS.labels[:4], -1, -1] and found.labeled.shape == (6, 2) and found.classes == CHESTS.classes
+    assert np.allclose(found.probs, predict(model, found.weak, masks=False).probs)
+    assert (ps.guess(model, data).strong == found.strong).all()  # the same seed, the same views
+    stream = data.streams()["cls_unlabeled"]
+    assert (ps.guess(model, stream).probs == found.probs).all() and ps.guess(model, stream).labeled is None
+    for nothing in (MultiTaskData(), CHESTS.subset([]), None):
+        with pytest.raises(InputError, match="stream"):
+            ps.guess(model, nothing)
+
+
+def test_the_network_is_asked_when_the_widget_is_made_and_never_again():
+    model = Counted(width=4, seed=0).eval()
+    explorer = ps.PseudoLabelExplorer(model, CHESTS)
+    calls = model.calls
+    assert "adamatch" not in explorer.policy.options  # there is no labelled image to compare with
+    for policy in explorer.policy.options[1:]:
+        explorer.policy.value = policy
+        assert explorer.message.value == ""
+    explorer.policy.value, explorer.threshold.value = "fixed", 1.0
+    table = explorer.table.value
+    explorer.threshold.value = 0.5
+    assert explorer.table.value != table and explorer.read()[-1]["kept"] == 6 and model.calls == calls
 
 
 # what is committed
