@@ -1,6 +1,9 @@
 """The benchmark: the plain step computes what ours does, FLOPs counted are FLOPs needed, numbers are sane, bad input is refused."""
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,3 +279,19 @@ def test_bad_words_are_refused_in_one_line(tmp_path, monkeypatch, capfd, words, 
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(InputError):
         B.bench(**wrong)
+
+
+def test_the_script_of_the_full_training_measures_keeps_and_goes_on(tmp_path):
+    out, script = tmp_path / "small.json", Path(__file__).parents[1] / "benchmarks/full_training.py"
+    line = [sys.executable, script, "--device", "cpu", "--size", "32", "--steps", "2", "--batch", "2", "--labels", "20", "--seeds", "0",
+            "--plain-rounds", "1", "--out", out]
+    subprocess.run([*line, "--amp", "no"], check=True)
+    first = json.loads(out.read_text())["runs"]["no-0"]
+    done = subprocess.run([*line, "--amp", "no", "bf16"], capture_output=True, text=True, check=True)
+    found = json.loads(out.read_text())
+    assert set(found["runs"]) == {"no-0", "bf16-0"} and "plain" in done.stdout
+    assert found["runs"]["no-0"] == first, "what is done is not done again"
+    assert first["seconds"] > 0 and 0 <= first["auroc"] <= 1 and 0 <= first["dice"] <= 1 and first["gpu_busy"] is None
+    assert found["plain_seconds"] == pytest.approx(2 * found["plain_seconds_per_step"])
+    other = subprocess.run([*line, "--preset", "corrected"], capture_output=True, text=True)
+    assert other.returncode == 2 and "holds other settings" in other.stderr
