@@ -115,7 +115,8 @@ def test_the_config_chooses():
 
 def test_off_is_the_method_without_the_bridge():
     "The same weights and losses, step by step."
-    first, second = (Trainer(tiny_config(method=method, bridge=bridge), tiny_data()) for method, bridge in (("umtl_s", "off"), ("umtl", "saliency")))
+    rows = ("umtl_s", "off"), ("umtl", "saliency")
+    first, second = (Trainer(tiny_config(method=method, bridge=bridge), tiny_data()) for method, bridge in rows)
     for _ in range(2):
         assert train_step(first)["loss"] == train_step(second)["loss"]
 

@@ -210,7 +210,8 @@ def test_a_term_that_reads_a_network_nobody_owns_is_refused():
 
 def test_terms_read_what_they_declare():
     peer = make_peer(tiny_config())
-    assert PeerDice(peer).reads_peer == (SEG_LABELED,) and CrossPseudo().reads_peer == CrossPseudo().reads_masks == (SEG_LABELED, SEG_UNLABELED)
+    assert PeerDice(peer).reads_peer == (SEG_LABELED,)
+    assert CrossPseudo().reads_peer == CrossPseudo().reads_masks == (SEG_LABELED, SEG_UNLABELED)
     term = MeanTeacher(student=ViewKey("seg_unlabeled", "clean"))
     assert (term.reads_masks, term.reads_teacher_masks) == ((ViewKey("seg_unlabeled", "clean"),), (NOISY,))
     views = {key: Prediction(masks=maps(0), peer=maps(1), targets=(maps(2) > 0).float()) for key in (SEG_LABELED, SEG_UNLABELED)}
