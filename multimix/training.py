@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+# %% ../nbs/06b_training.ipynb #06b-training-006a
 from .data import InputError, MultiTaskData
 from .devices import on_main
 from .malloc import keep_memory
@@ -180,7 +181,7 @@ def is_better(score: float, best: float | None, keep: str) -> bool:
 
 # %% ../nbs/06b_training.ipynb #06b-training-031
 def after_step(trainer: Trainer, logs: dict, state: dict, folder: RunFolder, loop: Loop, validate=None, on_log=None) -> None:
-    "Log, validate and save, where they are due; `state` holds history, best score and seconds."
+    "Log, validate and save, where due. `state`: history, best score, seconds. An `on_log.watch` is first given model and config."
     folder.begin(trainer.config)
     step, steps, history = trainer.step, trainer.config.steps, state["history"]
     validating = validate is not None and loop.due("validate", step, steps)
@@ -194,6 +195,7 @@ def after_step(trainer: Trainer, logs: dict, state: dict, folder: RunFolder, loo
             state["best"] = scores["score"]
             save_best(folder, trainer, scores["score"])
     if on_log is not None and (validating or loop.due("log", step, steps)):
+        getattr(on_log, "watch", lambda model, config: None)(trainer.evaluated, trainer.config)
         on_log(history)
     state["seconds"] = time.perf_counter() - state["started"]
     if loop.due("save", step, steps):
