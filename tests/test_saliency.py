@@ -239,6 +239,17 @@ def test_maps_of_a_trained_network_know_where(trained):
         assert point.value > 2 * point.chance and energy.value > 1.5 * energy.chance and len(point.each) == 24
 
 
+@pytest.mark.parametrize("method, least", [("gradient", 0.8), ("integrated_gradients", 0.9), ("hires_cam", 0.9)])
+def test_maps_under_autocast_are_float32_and_much_the_same(trained, method, least):
+    model, ill = trained
+    exact = S.attribute(model, ill.images[:8], method, target=1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = S.attribute(model, ill.images[:8], method, target=1)
+    assert all(part is None or part.dtype == torch.float32 for part in (rough.maps, rough.completeness_error))
+    similar = S.similarity(exact.maps, rough.maps)
+    assert least < similar.min() and similar.max() < 1, similar
+
+
 def test_explanation_differs_from_that_of_a_network_that_knows_nothing(trained):
     model, ill = trained
     blank = S.randomised(model)
