@@ -73,7 +73,7 @@ PHANTOM_DEFAULTS = dict(labels=20, masks=20, steps=300, size=64, threshold=0.8)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-014
 def reuse_labeled(data: MultiTaskData) -> MultiTaskData:
-    "Where every image has kept its truth, they are the images without truth, too, as in FixMatch; else methods that read some couldn't run."
+    "Where every image keeps its truth, they are the images without truth, too (as in FixMatch): some methods can't do without."
     full = {f"{task}_unlabeled": getattr(data, f"{task}_labeled") for task in ("cls", "seg") if getattr(data, f"{task}_unlabeled") is None}
     return replace(data, **{name: join([images]) for name, images in full.items()})
 

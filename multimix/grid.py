@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRIDS', 'TYPES', 'READ_BY', 'ALWAYS', 'parse_grid', 'check_value', 'check_group', 'unread', 'canonical', 'expand',
-           'make_cell', 'check_spec', 'read_grid', 'settings_of', 'folder_name']
+           'make_cell', 'check_spec', 'read_grid', 'settings_of', 'folder_name', 'work']
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-010
 import difflib
@@ -143,3 +143,8 @@ def folder_name(cell: Config) -> str:
     "The folder of a cell, such as 'labels=8,masks=3,method=multimix,seed=0,size=32,steps=3'; a very long name ends in a checksum."
     name = cell_name(settings_of(cell))
     return name if len(name) <= 200 else f"{name[:190]}~{zlib.crc32(name.encode()):08x}"
+
+# %% ../nbs/08a_grid.ipynb #08a-grid-031
+def work(cell: Config) -> float:
+    "The pixels that a cell puts through the network, up to a factor that its method has."
+    return float(cell.size**2 * cell.steps * (cell.batch + cell.unlabeled))

@@ -114,7 +114,7 @@ def test_bad_request_is_refused(run, tmp_path, words, said):
 
 
 @pytest.mark.parametrize("words, said", [
-    ([], "train|evaluate|explain|download"),
+    ([], "train|evaluate|explain|table|download"),
     (["trian"], "trian"),
     (["train", "--step", "5"], "--step"),
     (["train", "--steps", "many"], "--steps"),
