@@ -35,7 +35,7 @@ class Method:
         "What the trained network is good for: 'classification', 'segmentation' or both."
         return ("classification",) * ("ce" in self.terms) + ("segmentation",) * ("dice" in self.terms)
 
-
+# %% ../nbs/06_methods.ipynb #06-methods-010a
 METHODS = {
     "unet": Method(("dice",)),
     "enc": Method(("ce",)),
@@ -46,6 +46,8 @@ METHODS = {
     "umtl_ssl_s": Method(("ce", "pseudo", "dice"), bridge=True),
     "multimix": Method(("ce", "pseudo", "dice", "consistency"), bridge=True),
 }
+
+# %% ../nbs/06_methods.ipynb #06-methods-010b
 PAPER = tuple(METHODS)  # the rows of the paper; the next ones are for comparison
 AVERAGED = dict(ema=0.99, teacher="ema")
 METHODS |= {
@@ -195,7 +197,7 @@ def check_config(config: Config) -> Config:
         raise InputError(f"bridge {config.bridge!r} needs a method with a bridge, such as 'umtl_s'; {config.method!r} has none")
     return config
 
-
+# %% ../nbs/06_methods.ipynb #06-methods-028a
 def make_config(preset: str | None = None, **changes) -> Config:
     "The preset with `changes`; a change of None is left out. Raises InputError for an unknown preset, field or choice."
     preset = preset or "corrected"
