@@ -1016,6 +1016,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'multimix.spread.begin': ('spread.html#begin', 'multimix/spread.py'),
                                  'multimix.spread.call': ('spread.html#call', 'multimix/spread.py'),
                                  'multimix.spread.check_data': ('spread.html#check_data', 'multimix/spread.py'),
+                                 'multimix.spread.check_jobs': ('spread.html#check_jobs', 'multimix/spread.py'),
                                  'multimix.spread.check_workers': ('spread.html#check_workers', 'multimix/spread.py'),
                                  'multimix.spread.clock': ('spread.html#clock', 'multimix/spread.py'),
                                  'multimix.spread.connect_dask': ('spread.html#connect_dask', 'multimix/spread.py'),

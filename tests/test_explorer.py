@@ -11,9 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import tiny_config, tiny_data
 
+from multimix import app as ap
 from multimix import augmentation_explorer as au
 from multimix import explorer as ex
+from multimix import monitor as mo
 from multimix import panels as pn
 from multimix import pseudo_explorer as ps
 from multimix import readings as rd
@@ -23,7 +26,7 @@ from multimix.methods import make_config
 from multimix.model import MultiMix
 from multimix.phantom import make_phantom
 from multimix.saliency import METHODS, attribute
-from multimix.training import Run
+from multimix.training import Loop, Run, train
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "nbs").glob("*.ipynb"))
 CHESTS = make_phantom(6, 32, seed=3)
@@ -465,6 +468,111 @@ def test_the_network_is_asked_when_the_widget_is_made_and_never_again():
     table = explorer.table.value
     explorer.threshold.value = 0.5
     assert explorer.table.value != table and explorer.read()[-1]["kept"] == 6 and model.calls == calls
+
+
+# the training monitor
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 200), st.integers(2, 20))
+def test_a_film_stays_short_and_keeps_its_ends(n, most):
+    frames = []
+    for i in range(n):
+        frames = mo.thinned([*frames, i], most)
+        assert len(frames) <= most and frames[-1] == i and frames[0] == 0 and frames == sorted(set(frames))
+
+
+def test_a_monitor_films_a_run_and_changes_nothing_in_it():
+    settings = dict(loop=Loop(2, 4, 6), progress=False)
+    monitor = mo.TrainingMonitor(CHESTS, live=True)
+    watched = train(tiny_config(), tiny_data(), on_log=monitor, **settings)
+    alone = train(tiny_config(), tiny_data(), **settings)
+    assert monitor.message.value == "" and len(monitor.frames) == 3 and "loss" in monitor.text.value
+    assert pixels_of(monitor.film.value).size and pixels_of(monitor.curves.value).size
+    pairs = zip(watched.model.state_dict().values(), alone.model.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_monitor_is_silent_in_a_terminal_and_never_stops_a_run(monkeypatch):
+    silent = mo.TrainingMonitor()
+    train(tiny_config(steps=2), tiny_data(), on_log=silent, loop=Loop(1, 2, 2), progress=False)
+    assert silent.frames == [] and bytes(silent.curves.value) == b""
+    monkeypatch.setattr(mo, "frame", lambda *a: 1 / 0)
+    broken = mo.TrainingMonitor(live=True)
+    run = train(tiny_config(steps=2), tiny_data(), on_log=broken, loop=Loop(1, 2, 2), progress=False)
+    assert run.history[-1]["step"] == 2 and "ZeroDivisionError" in broken.message.value
+
+
+# the app's folders
+
+
+@pytest.fixture
+def tree(tmp_path):
+    for name in ("given", "given/run", "given/deep/er", "outside"):
+        (tmp_path / name).mkdir(parents=True)
+    for folder in ("given/run", "outside"):
+        for name in ap.RUN_FILES:
+            (tmp_path / folder / name).write_text("{}")
+        Image.fromarray(CHESTS.images[0]).save(tmp_path / folder / "film.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", ["../outside/film.png", "run/../../outside", "link/film.png", "film-link.png", "/etc/fstab", ".."])
+def test_what_lies_outside_is_refused_however_it_is_written(tree, path):
+    given = tree / "given"
+    (given / "link").symlink_to(tree / "outside")
+    (given / "film-link.png").symlink_to(tree / "outside" / "film.png")
+    with pytest.raises(InputError, match="outside the folders"):
+        ap.inside(given / path, [given])
+    assert ap.inside(given / "run" / "film.png", [given]).is_file()
+    with pytest.raises(InputError):
+        ap.inside(tree / "given-too", [given])  # begins with the same letters
+
+
+def test_runs_and_images_behind_links_to_outside_are_not_listed(tree):
+    given = tree / "given"
+    (given / "linked-run").symlink_to(tree / "outside")
+    (given / "half").mkdir()
+    for name in ap.RUN_FILES:
+        (given / "half" / name).symlink_to(tree / "outside" / name)
+    (given / "run" / "link.png").symlink_to(tree / "outside" / "film.png")
+    assert list(ap.find_runs([given])) == ["given/run"] and list(ap.find_images([given / "run"])) == ["run/film.png"]
+    for folder in ("linked-run", "half"):
+        with pytest.raises(InputError, match="outside"):
+            ap.open_run(given / folder, [given])
+    for nothing in (given / "deep", tree / "nowhere"):
+        with pytest.raises(InputError, match=nothing.name):
+            ap.find_runs([nothing])
+
+
+def test_the_app_opens_runs_and_files_and_says_what_it_does_not(tmp_path):
+    for name in ("one", "two"):
+        train(tiny_config(steps=1), tiny_data(), tmp_path / "runs" / name, progress=False)
+    (tmp_path / "films").mkdir()
+    Image.fromarray(CHESTS.images[1]).save(tmp_path / "films" / "a.png")
+    (tmp_path / "films" / "b.png").write_bytes(b"no image")
+    app = ap.App([tmp_path / "runs"], [tmp_path / "films"])
+    first = app.explorer
+    app.run_choice.value = "runs/two"
+    assert app.explorer is not first and app.message.value == ""
+    app.image_choice.value = "films/a.png"
+    assert app.message.value == "" and app.explorer.read().case.name == "films/a.png"
+    app.image_choice.value = "films/b.png"
+    assert "b.png" in app.message.value
+
+
+def test_the_command_serves_this_machine_only_unless_told_otherwise(tmp_path, monkeypatch):
+    train(tiny_config(steps=1), tiny_data(), tmp_path / "run", progress=False)
+    calls = []
+    monkeypatch.setattr(ap.importlib.util, "find_spec", lambda name, find=ap.importlib.util.find_spec: find("multimix"))
+    monkeypatch.setattr(ap.subprocess, "run", lambda command, **how: calls.append((command, how)) or type("Done", (), {"returncode": 0}))
+    assert ap.serve([tmp_path / "run"], browser=False) == ap.serve([tmp_path / "run"], ip="0.0.0.0") == 0
+    assert "--Voila.ip=127.0.0.1" in calls[0][0] and "--Voila.ip=0.0.0.0" in calls[1][0] and "--no-browser" in calls[0][0]
+    assert json.loads(calls[0][1]["env"]["MULTIMIX_APP"]) == {"runs": [str(tmp_path / "run")], "images": []}
+    assert next(Path(part) for part in calls[0][0] if part.endswith("app.ipynb")).is_file()
+    monkeypatch.setattr(ap.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"multimix\[app\]"):
+        ap.serve([tmp_path / "run"])
 
 
 # what is committed
