@@ -13,6 +13,7 @@ import numpy as np
 
 from .data import InputError
 from .figures import COLOURS, boundary_figure, draw_agreement, new_figure, pretty, read_history
+from .report import metric_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,10 +59,13 @@ def areas_figure(areas: dict[str, tuple[np.ndarray, np.ndarray]], columns: int =
     figure, axes = new_figure(4.2 * min(columns, len(areas)), 2.4 * rows, rows, min(columns, len(areas)))
     for ax, (name, (true, said)), colour in zip(axes.flat, areas.items(), colours_of(areas).values()):
         draw_agreement(ax, true, said, name, colour)
-        ax.sharex(axes[0, 0])
-        ax.sharey(axes[0, 0])
-    for ax in axes.flat[len(areas):]:
+    drawn, spare = axes.flat[:len(areas)], axes.flat[len(areas):]
+    for ax in spare:
         ax.axis("off")
+    for side in "xy":  # one scale for all
+        ends = np.array([getattr(ax, f"get_{side}lim")() for ax in drawn])
+        for ax in drawn:
+            getattr(ax, f"set_{side}lim")(ends[:, 0].min(), ends[:, 1].max())
     figure.supxlabel("mean of the two areas (pixels)", fontsize=9)
     figure.supylabel("predicted − true (pixels)", fontsize=9)
     return figure
@@ -94,7 +98,7 @@ def labels_figure(rows: "DataFrame", metric: str = "accuracy") -> "Figure":
         if metric == "accuracy":
             ax.axhline(rows[rows["domain"] == domain]["constant"].iloc[0], color="#999999", ls=":", lw=1, label="constant classifier")
         ax.set_xticks(range(len(places)), places)
-        ax.set(title=pretty(domain), xlabel="labels", ylabel=pretty(metric) if ax is axes[0, 0] else "", xlim=(-0.4, len(places) - 0.6))
+        ax.set(title=pretty(domain), xlabel="labels", ylabel=metric_name(metric)[0] if ax is axes[0, 0] else "", xlim=(-0.4, len(places) - 0.6))
     if len(domains):
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
@@ -142,7 +146,7 @@ def differences_figure(rows: "DataFrame", metric: str) -> "Figure":
             ax.plot([row.low, row.high], [y, y], color=COLOURS[0], lw=1.5)
             ax.plot(row.difference, y, "o", ms=6, color=COLOURS[0], mfc=COLOURS[0] if sure else "white")
         ax.set_yticks(range(len(order)), order if ax is axes[0, 0] else [""] * len(order), fontsize=8)
-        ax.set(title=pretty(domain), xlabel=f"difference in {metric}", ylim=(len(order) - 0.5, -0.5))
+        ax.set(title=pretty(domain), xlabel=f"difference in {metric_name(metric)[0]}", ylim=(len(order) - 0.5, -0.5))
     return figure
 
 # %% ../nbs/08g_table_figures.ipynb #08g-table-fi-028

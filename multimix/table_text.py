@@ -176,7 +176,7 @@ def table_warnings(summary: "DataFrame") -> list[str]:
         below = [f"{row['variant']} ({budget_text(row)})" for (_, row), end in zip(part.iterrows(), low) if end <= row["constant"]]
         notes += [f"{pretty(domain)}: accuracy not clearly above the constant classifier for {'; '.join(below)}"] if below else []
     few = sorted({(s, v) for s, v in zip(summary["seeds"], summary["variant"]) if s < 5})
-    notes += [f"only {', '.join(f'{s} for {v}' for s, v in few)} seeds: judge no difference by them"] if few else []
+    notes += [f"few seeds ({', '.join(f'{s} for {v}' for s, v in few)}): they can hardly show a difference"] if few else []
     if summary["low"].isna().any() and not summary[summary["metric"].isin(SHOWN_METRICS)]["low"].notna().all():
         notes.append("some runs kept no numbers of each image, so their lines have no interval and are not compared")
     return notes

@@ -59,7 +59,8 @@ def test_differences_that_are_none_are_refused(bad):
         cp.paired_tests(bad)
 
 
-@pytest.mark.parametrize(("values", "draws"), [(np.zeros(3), np.zeros((2, 9))), (np.zeros((3, 1)), np.zeros((3, 9))), ([], np.zeros((0, 9)))])
+@pytest.mark.parametrize(("values", "draws"), [
+    (np.zeros(3), np.zeros((2, 9))), (np.zeros((3, 1)), np.zeros((3, 9))), ([], np.zeros((0, 9)))])
 def test_seeds_that_do_not_fit_are_refused(values, draws):
     with pytest.raises(InputError, match="same S seeds"):
         cp.two_level(values, draws)

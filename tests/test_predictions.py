@@ -47,13 +47,15 @@ def test_the_same_image_has_the_same_id_and_a_nameless_patient_is_alone():
 
 def test_a_test_set_without_truth_keeps_nothing(judged):
     data, found = judged
-    blind = ImageSet(data.tests["in_domain"]["classification"].images, [str(i) for i in range(40)], labels=np.full(40, -1), classes=data.classes)
+    images, names = data.tests["in_domain"]["classification"].images, [str(i) for i in range(40)]
+    blind = ImageSet(images, names, labels=np.full(40, -1), classes=data.classes)
     tests = {"in_domain": {"classification": blind, "segmentation": blind}}
     assert pr.per_image({"in_domain": found["in_domain"]}, MultiTaskData(tests=tests, classes=data.classes)) == {}
 
 
-@pytest.mark.parametrize("harm", [lambda p: p.unlink(), lambda p: p.write_bytes(b"PK\3\4nothing"), lambda p: p.write_bytes(p.read_bytes()[:200]),
-                                  lambda p: np.savez(open(p, "wb"), odd=np.zeros(3))])
+@pytest.mark.parametrize("harm", [
+    lambda p: p.unlink(), lambda p: p.write_bytes(b"PK\3\4nothing"), lambda p: p.write_bytes(p.read_bytes()[:200]),
+    lambda p: np.savez(p, odd=np.zeros(3))])
 def test_what_can_not_be_read_is_one_plain_sentence(judged, tmp_path, harm):
     data, found = judged
     harm(pr.save_predictions(tmp_path, found, data))

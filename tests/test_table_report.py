@@ -1,0 +1,285 @@
+"""A table of runs: what is read, grouped, compared and refused; the published numbers; the page that needs nothing else."""
+
+import csv
+import json
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from made_table import made_data, made_run
+
+from multimix import published as pb
+from multimix import table_report as report
+from multimix import table_runs as tr
+from multimix import table_text as text
+from multimix.data import InputError
+
+
+@pytest.fixture(scope="module")
+def data():
+    return made_data(patients=True)
+
+
+@pytest.fixture(scope="module")
+def table(data, tmp_path_factory):
+    "umtl_s and multimix at two budgets, enc at one; multimix is better at the classes."
+    folder = tmp_path_factory.mktemp("table")
+    for seed in range(4):
+        made_run(folder, data, "enc", seed, skill=0.5, luck=0.1, masks="all")
+        for labels in (100, "all"):
+            made_run(folder, data, "umtl_s", seed, skill=0.5, luck=0.1, labels=labels)
+            made_run(folder, data, "multimix", seed, skill=2.5, luck=0.1, labels=labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(table):
+    return tr.read_runs(table)
+
+
+@pytest.fixture(scope="module")
+def drawn(runs):
+    return tr.all_replicates(runs, draws=200)
+
+
+@pytest.fixture(scope="module")
+def entries(runs):
+    return tr.group_runs(runs)
+
+
+def line(entries, variant, labels=100):
+    return next(e for e in entries if e.variant == variant and e.held["labels"] == labels)
+
+
+def test_lines_stand_in_the_order_of_the_paper_and_leave_out_what_a_method_does_not_use(entries):
+    found = [(e.variant, e.held["labels"], e.held["masks"], sorted(e.runs)) for e in entries]
+    seeds = [0, 1, 2, 3]
+    assert found == [("enc", 100, None, seeds), ("umtl_s", 100, 10, seeds), ("umtl_s", "all", 10, seeds), ("multimix", 100, 10, seeds),
+                     ("multimix", "all", 10, seeds)]
+
+
+def test_the_first_replicate_is_what_results_json_says(runs, drawn):
+    for run in runs[::5]:
+        for domain in ("in_domain", "cross_domain"):
+            for task in run.results[domain].values():
+                for metric, value in task.items():
+                    if (run.folder, domain, metric) in drawn:
+                        assert drawn[run.folder, domain, metric][0] == pytest.approx(value, abs=1e-5)
+
+
+def test_the_summary_has_means_spreads_and_intervals(runs, entries, drawn):
+    summary = tr.summarise_runs(entries, drawn)
+    row = summary[(summary.variant == "multimix") & (summary.labels == 100) & (summary.metric == "auroc")
+                  & (summary.domain == "in_domain")].iloc[0]
+    values = [r.results["in_domain"]["classification"]["auroc"] for r in line(entries, "multimix").runs.values()]
+    assert row["mean"] == pytest.approx(np.mean(values)) and row["sd"] == pytest.approx(np.std(values, ddof=1)) and row["seeds"] == 4
+    assert 0 <= row["low"] < row["mean"] < row["high"] <= 1 and row["n"] == 60
+    constants = summary[summary.metric == "accuracy"]["constant"]
+    assert (constants == 0.5).all() and len(constants) == 10
+
+
+def test_a_gain_is_found_and_the_family_is_corrected(entries, drawn):
+    found = tr.compare_runs(entries, drawn, "multimix")
+    assert set(found.b) == {"enc", "umtl_s"}
+    auroc = found[(found.metric == "auroc") & (found.domain == "in_domain")]
+    assert len(auroc) == 3 and (auroc.difference > 0).all() and (auroc.p_holm >= auroc.p).all()
+    assert auroc.verdict.str.startswith("multimix above").any()
+    assert auroc.wilcoxon.isna().all() and found[found.metric == "dice"].wilcoxon.notna().all()
+
+
+def test_the_sides_of_a_comparison_can_be_swapped(entries, drawn):
+    a, b = line(entries, "multimix"), line(entries, "umtl_s")
+    there, back = (tr.compare_entries(x, y, "in_domain", "dice", drawn) for x, y in ((a, b), (b, a)))
+    for name in ("difference", "rank_biserial", "d_z"):
+        assert there[name] == pytest.approx(-back[name])
+    assert there["wilcoxon"] == pytest.approx(back["wilcoxon"])
+
+
+def test_the_same_answers_twice_are_not_distinguishable(data, tmp_path):
+    for seed in range(3):
+        place = made_run(tmp_path, data, "umtl_s", seed)
+        copy = tmp_path / place.name.replace("umtl_s", "multimix")
+        shutil.copytree(place, copy)
+        (copy / "results.json").write_text((copy / "results.json").read_text().replace("umtl_s", "multimix"))
+    entries = tr.group_runs(runs := tr.read_runs(tmp_path))
+    found = tr.compare_runs(entries, tr.all_replicates(runs, 100))
+    assert (found.difference == 0).all() and (found.p == 1).all() and found.verdict.str.startswith("not distinguishable").all()
+
+
+def test_accuracy_of_each_patient_is_a_mean_of_images(runs):
+    numbers = runs[0].numbers["in_domain"]["classification"]
+    scores = tr.image_scores(numbers, "accuracy")
+    assert len(scores) == 30 and scores.mean() == pytest.approx(runs[0].results["in_domain"]["classification"]["accuracy"])
+    assert tr.image_scores(numbers, "auroc") is None
+
+
+def test_an_ablation_is_named_after_what_it_changes(data, tmp_path):
+    for threshold in (0.5, 0.9):
+        made_run(tmp_path, data, "multimix", 0, threshold=threshold)
+    made_run(tmp_path, data, "umtl_s", 0)
+    default = tr.asdict(tr.make_config())["threshold"]
+    names = {e.variant for e in tr.group_runs(tr.read_runs(tmp_path))}
+    assert names == {"umtl_s"} | {"multimix" if t == default else f"multimix, threshold={t}" for t in (0.5, 0.9)}
+
+
+# what is refused
+
+
+def test_a_folder_without_runs(tmp_path):
+    with pytest.raises(InputError, match="no results.json"):
+        tr.read_runs(tmp_path)
+    with pytest.raises(InputError, match="no results.json"):
+        report.write_table_report(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"method": "enc"}'])
+def test_results_that_are_none(table, tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError, match="results.json: not the results of a run"):
+        tr.read_runs(tmp_path)
+
+
+def test_unequal_seeds_are_refused_and_a_table_takes_the_common_ones(entries, drawn):
+    a, b = line(entries, "multimix"), line(entries, "umtl_s")
+    fewer = tr.replace(b, runs={s: b.runs[s] for s in (0, 2)})
+    with pytest.raises(InputError, match=r"seeds \[0, 1, 2, 3\], umtl_s \[0, 2\]"):
+        tr.compare_entries(a, fewer, "in_domain", "dice", drawn)
+    assert set(tr.compare_runs([fewer, a], drawn)["seeds"]) == {2}
+
+
+def test_other_test_images_are_refused(entries, table, tmp_path):
+    place = made_run(tmp_path, made_data(seed=1), "umtl_s", 0)
+    a, b = (tr.replace(e, runs={0: e.runs[0]}) for e in (line(entries, "multimix"), *tr.group_runs([tr.read_run(place)])))
+    with pytest.raises(InputError, match="judged on other in_domain images"):
+        tr.paired_images(a, b, "in_domain", "segmentation")
+
+
+def test_a_run_without_numbers_is_named_and_left_out_of_a_table(entries, data, tmp_path):
+    for method in ("umtl_s", "multimix"):
+        made_run(tmp_path, data, method, 0, keep=method == "multimix")
+    old, new = tr.group_runs(runs := tr.read_runs(tmp_path))
+    with pytest.raises(InputError, match="no predictions.npz with in_domain/segmentation"):
+        tr.paired_images(new, old, "in_domain", "segmentation")
+    drawn = tr.all_replicates(runs, 50)
+    assert not len(tr.compare_runs([old, new], drawn))
+    assert any("kept no numbers" in note for note in text.table_warnings(tr.summarise_runs([old, new], drawn)))
+
+
+def test_the_same_run_twice_is_refused(data, tmp_path):
+    place = made_run(tmp_path / "a", data, "enc", 0)
+    shutil.copytree(place, tmp_path / "b" / place.name)
+    with pytest.raises(InputError, match="same settings and seed"):
+        tr.group_runs(tr.read_runs(tmp_path))
+
+
+def test_a_reference_that_is_not_there(entries, drawn):
+    with pytest.raises(InputError, match="no line 'unet'.*enc, multimix, umtl_s"):
+        tr.compare_runs(entries, drawn, "unet")
+
+
+# the published table
+
+
+def test_the_published_table_is_whole_and_its_defects_are_computed():
+    rows = pb.read_rows()
+    marks = [pb.defects(row) for row in rows]
+    assert len(rows) == 108 and sum("†" in m.get("dice", "") for m in marks) == 26
+    crossed = [m for row, m in zip(rows, marks) if row["domain"] == "cross_domain" and row["accuracy"] is not None]
+    assert len(crossed) == 51 and all("¶" in m["accuracy"] for m in crossed)
+    best = pb.published_row("in_domain", "multimix", "all", 50)
+    assert (best["accuracy"], best["f1_normal"], best["dice"]) == (0.854, 0.76, 0.972)
+    assert pb.published_row("in_domain", "multimix", 7, 10) is None
+
+
+def test_accuracy_follows_from_the_f1_scores():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        true, said = rng.integers(0, 2, (2, 40))
+        f1 = [2 * ((true == c) & (said == c)).sum() / ((true == c).sum() + (said == c).sum()) for c in (0, 1)]
+        assert pb.accuracy_of(*f1) == pytest.approx((true == said).mean())
+
+
+# texts and page
+
+
+def test_the_published_numbers_stand_only_beside_the_papers_test_sets(entries, drawn):
+    summary = tr.summarise_runs(entries, drawn)
+    assert not text.fits_paper(summary) and all(row.kind != "published" for row in text.table_rows(summary, "in_domain"))
+    as_paper = summary.assign(n=summary["metric"].map(lambda m: 123 if m in ("dice", "jaccard") else 624))
+    rows = text.table_rows(as_paper, "cross_domain")
+    assert [row.kind for row in rows].count("published") == 5
+    assert "¶" in text.markdown_table(rows) and text.MARKS["¶"] in text.markdown_table(rows)
+    latex = text.latex_table(rows, "50% of a_b")
+    assert r"umtl\_s" in latex and r"50\% of a\_b" in latex and latex.count(r"\begin") == latex.count(r"\end") == 2
+    widths = {row.count("&") for row in latex.splitlines() if "&" in row}
+    assert widths == {len(text.shown_metrics(rows)) + 3}
+
+
+class Page(HTMLParser):
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.addresses, self.tags = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_beside_itself(table, tmp_path):
+    begun = table / "method=unet,seed=9"
+    begun.mkdir()
+    (begun / "config.json").write_text("{}")
+    (begun / "error.txt").write_text("out of memory")
+    path = report.write_table_report(table, out=tmp_path / "page.html", draws=100)
+    shutil.rmtree(begun)
+    names = {"page.html", "page.md", "page.tex", "page-summary.csv", "page-comparisons.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == names and path == tmp_path / "page.html"
+    written = path.read_text(encoding="utf-8")
+    page = Page(written)
+    assert not page.open and not {"script", "link", "iframe"} & set(page.tags) and "http" not in written
+    assert page.tags.count("img") == 7 and all(a.startswith("data:image/png;base64,") for a in page.addresses)
+    assert "1 of the runs failed" in written and "always the commonest class" in written and "not distinguishable" in written
+    with open(tmp_path / "page-comparisons.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 16 and {"p_holm", "wilcoxon_holm", "rank_biserial", "d_z", "verdict"} <= set(rows[0])
+    assert (tmp_path / "page.md").read_text().count("multimix against") == 16
+
+
+def test_the_names_of_runs_are_harmless_in_the_page(data, tmp_path):
+    made_run(tmp_path, data, "enc", 0, policy="<script>")
+    made_run(tmp_path, data, "enc", 0, policy="fixed")
+    written = report.write_table_report(tmp_path, draws=20).read_text()
+    assert "<script>" not in written and "&lt;script&gt;" in written
+
+
+def test_a_report_that_fails_leaves_the_old_one(table, tmp_path, monkeypatch):
+    out = tmp_path / "page.html"
+    out.write_text("old")
+    monkeypatch.setattr(report, "table_html", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report.write_table_report(table, out=out, draws=10)
+    assert out.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_networks_are_asked_again_and_drawn(tmp_path):
+    from multimix.experiments import run_experiment
+    from multimix.phantom import phantom_data
+
+    small = phantom_data(32, labels=8, masks=3, n=40, test=24)
+    settings = dict(labels=8, masks=3, size=32, steps=2, batch=2, unlabeled=2, width=4, seed=0)
+    place = tmp_path / "method=multimix,seed=0"
+    run_experiment(small, out=place, progress=False, device="cpu", method="multimix", **settings)
+    (place / "predictions.npz").unlink()
+    written = report.write_table_report(tmp_path, small, draws=20).read_text()
+    assert (place / "predictions.npz").exists() and "<h3>Outlines</h3>" in written and "<h3>Saliency</h3>" in written
+    other = phantom_data(32, labels=8, masks=3, n=40, test=28)
+    with pytest.raises(InputError, match="others than multimix was judged on"):
+        report.write_table_report(tmp_path, other, draws=20)
+    assert json.loads((place / "results.json").read_text())["method"] == "multimix"
