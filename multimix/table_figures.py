@@ -98,7 +98,8 @@ def labels_figure(rows: "DataFrame", metric: str = "accuracy") -> "Figure":
         if metric == "accuracy":
             ax.axhline(rows[rows["domain"] == domain]["constant"].iloc[0], color="#999999", ls=":", lw=1, label="constant classifier")
         ax.set_xticks(range(len(places)), places)
-        ax.set(title=pretty(domain), xlabel="labels", ylabel=metric_name(metric)[0] if ax is axes[0, 0] else "", xlim=(-0.4, len(places) - 0.6))
+        ax.set(title=pretty(domain), xlabel="labels", ylabel=metric_name(metric)[0] if ax is axes[0, 0] else "",
+               xlim=(-0.4, len(places) - 0.6))
     if len(domains):
         figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
@@ -163,7 +164,7 @@ def pseudo_labels_figure(histories: dict[str, list]) -> "Figure | None":
     for ax, name in zip(axes[0], shown):
         for (line, seeds), colour in zip(curves.items(), colours_of(curves).values()):
             for i, seed in enumerate(s for s in seeds if name in s):
-                ax.plot(*seed[name], lw=1, alpha=0.7, color=colour, label=line if i == 0 else None)
+                ax.plot(*seed[name], "o-" if len(seed[name][0]) < 15 else "-", ms=3, lw=1, alpha=0.7, color=colour, label=None if i else line)
         ax.set(xlabel="step", title=PSEUDO[name], ylim=(-0.02, 1.02))
         ax.title.set_fontsize(9)
     axes[0, 0].legend(fontsize=7, frameon=False)

@@ -165,7 +165,8 @@ def saliency_figure(entries: list[Entry], tests: TableData, domain: str = "in_do
     return map_figure(images, maps) if maps else None
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-024
-def table_figures(entries: list[Entry], summary: "DataFrame", comparisons: "DataFrame", tests: TableData | None = None) -> "dict[str, Figure]":
+def table_figures(entries: list[Entry], summary: "DataFrame", comparisons: "DataFrame",
+                  tests: TableData | None = None) -> "dict[str, Figure]":
     "Every figure that fits what there is, by the names in `TABLE_CAPTIONS`; outlines and saliency only with the data."
     few, figures = at_smallest(entries)[:8], {}
     for metric in dict.fromkeys(comparisons["metric"]) if len(comparisons) else ():
