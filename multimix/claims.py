@@ -62,7 +62,7 @@ def read_claim(file: Path) -> Claim | None:
     except (ValueError, TypeError):
         return Claim()
 
-
+# %% ../nbs/08d_claims.ipynb #08d-claims-015a
 def is_alive(claim: Claim, file: Path) -> bool:
     "Whether the holder of a claim may still be at work: known on this machine, judged by the last heartbeat for others."
     if claim.host == host() and os.name == "posix":
@@ -140,7 +140,7 @@ def beat(file: Path, stop: threading.Event) -> None:
         except OSError:
             return
 
-
+# %% ../nbs/08d_claims.ipynb #08d-claims-024a
 @contextmanager
 def claimed(folder: str | os.PathLike, ticket: str = ""):
     "`with claimed(folder) as claim:` holds the work of a folder for the block; `claim` is None where another live process has it."

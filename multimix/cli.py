@@ -92,10 +92,12 @@ TABLE_OPTIONS = {
 }
 
 # %% ../nbs/13_cli.ipynb #13-cli-024
-def add_command(commands, name: str, function, text: str) -> Parser:
-    "Add `multimix NAME`, which calls `function(args)`; `text` is its help."
+def add_command(commands, name: str, function, text: str, options: dict | None = None) -> Parser:
+    "Add `multimix NAME`, which calls `function(args)`; `text` is its help, `options` what it takes."
     parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     parser.set_defaults(function=function)
+    for option, settings in (options or {}).items():
+        parser.add_argument(option, **settings)
     return parser
 
 # %% ../nbs/13_cli.ipynb #13-cli-026
@@ -222,21 +224,18 @@ def make_parser() -> Parser:
     parser = Parser(prog="multimix", allow_abbrev=False, description="Semi-supervised multi-task learning on chest X-rays.")
     parser.add_argument("--version", action="version", version=f"multimix {__version__}")
     commands = parser.add_subparsers(required=True, metavar="train|evaluate|explain|table|download|audit|bench", parser_class=Parser)
-    train = add_command(commands, "train", train_command, "Train, judge and write a report; phantom X-rays where no data is named.")
+    dashed = {f"--{name}": settings for name, settings in TRAIN_OPTIONS.items()}
+    add_command(commands, "train", train_command, "Train, judge and write a report; phantom X-rays where no data is named.", dashed)
     evaluate = add_command(commands, "evaluate", evaluate_command, "Judge the weights of a run on its own test sets, or on others.")
     evaluate.add_argument("run", metavar="RUN", help="folder of the run")
     evaluate.add_argument("--data", **TRAIN_OPTIONS["data"])
     explain = add_command(commands, "explain", explain_command, "Draw what a trained network looks at in your images.")
     explain.add_argument("run", metavar="RUN", help="folder of the run")
     explain.add_argument("images", metavar="IMAGE", nargs="+", help="an X-ray: PNG, JPEG, TIFF or BMP")
-    grid = add_command(commands, "table", table_command, "Run a table: many methods, budgets and seeds, resumable, on one machine or many.")
-    get = add_command(commands, "download", download_command, "Fetch a public data set and lay it out for --data.")
-    look = add_command(commands, "audit", audit_command, "Look for leaks, copies, broken files and bad masks before you train.")
-    time = add_command(commands, "bench", bench_command, "Measure how fast a step is, and how fast it could be.")
-    dashed = {f"--{name}": settings for name, settings in TRAIN_OPTIONS.items()}
-    for command, options in ((train, dashed), (grid, TABLE_OPTIONS), (get, DOWNLOAD_OPTIONS), (look, AUDIT_OPTIONS), (time, BENCH_OPTIONS)):
-        for name, settings in options.items():
-            command.add_argument(name, **settings)
+    add_command(commands, "table", table_command, "Run a table of runs, resumable, on one machine or on many.", TABLE_OPTIONS)
+    add_command(commands, "download", download_command, "Fetch a public data set and lay it out for --data.", DOWNLOAD_OPTIONS)
+    add_command(commands, "audit", audit_command, "Look for leaks, copies, broken files and bad masks before you train.", AUDIT_OPTIONS)
+    add_command(commands, "bench", bench_command, "Measure how fast a step is, and how fast it could be.", BENCH_OPTIONS)
     return parser
 
 # %% ../nbs/13_cli.ipynb #13-cli-048

@@ -104,7 +104,7 @@ def make_cell(where: str, settings: dict) -> Config:
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 
-
+# %% ../nbs/08a_grid.ipynb #08a-grid-021a
 def check_spec(name: str, spec: dict) -> list[tuple[str, dict]]:
     "The groups of a grid, each with the words that say where it stands. InputError for what can't be."
     rest = {key: value for key, value in spec.items() if key not in ("axes", "cells")}

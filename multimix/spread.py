@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['ONE', 'DEATHS', 'TRIES', 'Outcome', 'read_results', 'folder_state', 'attempt', 'run_claimed', 'run_cell', 'Progress',
            'begin', 'seconds_left', 'clock', 'say', 'call', 'spread', 'Task', 'run_round', 'run_rounds', 'look',
-           'connect_dask', 'check_workers', 'check_data', 'mark_data', 'run_grid', 'flatten', 'read_row', 'write_runs']
+           'connect_dask', 'check_workers', 'check_jobs', 'check_data', 'mark_data', 'run_grid', 'flatten', 'read_row',
+           'write_runs']
 
 # %% ../nbs/08e_spread.ipynb #08e-spread-009
 import json
@@ -62,7 +63,7 @@ def attempt(cell: Config, folder: Path, data, **options) -> None:
     run_experiment(data, folder, (folder / "config.json").exists(), **options, **asdict(cell))
     (folder / "error.txt").unlink(missing_ok=True)
 
-
+# %% ../nbs/08e_spread.ipynb #08e-spread-013a
 def run_claimed(cell: Config, folder: Path, claim: Claim | None, data, **options) -> Outcome:
     "The outcome of a cell whose claim was asked for."
     if claim is None or claim.tries >= TRIES:
@@ -171,7 +172,7 @@ class Task:
     def __call__(self) -> Outcome:
         return run_cell(self.cell, self.data, self.out, self.ticket, **self.options)
 
-
+# %% ../nbs/08e_spread.ipynb #08e-spread-025a
 def run_round(tasks: list[Task], state: Progress, show, **engine) -> bool:
     "Hand out tasks once, and note what came of them; whether all processes lived."
     from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -237,6 +238,12 @@ def check_workers(client, out: Path) -> None:
             raise InputError(f"worker {worker} doesn't see {out}; --out must be on a file system that all machines share")
 
 # %% ../nbs/08e_spread.ipynb #08e-spread-031
+def check_jobs(jobs: int) -> None:
+    "InputError for a number of processes that can't be."
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}: it must be at least 1")
+
+
 def check_data(cells: list[Config], data, allow_shared: bool = False) -> None:
     "Read the data of a folder as the cells will, once for each size; InputError where a budget can't be met."
     if not isinstance(data, (str, os.PathLike)):
@@ -248,7 +255,7 @@ def check_data(cells: list[Config], data, allow_shared: bool = False) -> None:
             if most > (there := 0 if pool is None else len(pool)):
                 raise InputError(f"{key} {most} asked, but {data} has {there} to train on")
 
-
+# %% ../nbs/08e_spread.ipynb #08e-spread-031a
 def mark_data(out: Path, data) -> None:
     "Note beside the cells which data they are of, or raise InputError where they are of others."
     said = {"data": str(Path(data).resolve()) if isinstance(data, (str, os.PathLike)) else "phantoms" if data is None else "given"}
@@ -265,10 +272,9 @@ def run_grid(cells: list[Config], data=None, out: str | os.PathLike = "runs/tabl
     """Run every cell that isn't finished, in `jobs` processes or on the workers of the dask `scheduler` (an address), and write runs.csv.
 
     `cells` as `grid.read_grid` gives them. `data`: a folder, None for phantoms, or a function from a Config to MultiTaskData. `show` is
-    called with the Progress after each cell; `progress` shows a bar for the steps of each run. May be killed and called again, also several
+    called with the Progress after each cell; `progress` shows a bar for the steps of each run. May be killed and called again, and several
     times at once. A failed cell leaves error.txt, and the others go on. Raises InputError for what can't be, before anything runs."""
-    if jobs < 1:
-        raise InputError(f"jobs is {jobs}: it must be at least 1")
+    check_jobs(jobs)
     out, data = Path(out).resolve(), Path(data).resolve() if isinstance(data, (str, os.PathLike)) else data
     check_data(cells, data, allow_shared)
     mark_data(out, data)
@@ -295,7 +301,7 @@ def flatten(value: dict, name: str = "") -> dict:
             flat |= flatten(part, path) if isinstance(part, dict) else {path: part}
     return flat
 
-
+# %% ../nbs/08e_spread.ipynb #08e-spread-034a
 def read_row(folder: Path) -> dict:
     "The row of a finished run."
     config = Config(**json.loads((folder / "config.json").read_text()))
