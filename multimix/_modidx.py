@@ -1024,7 +1024,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'multimix.spread.folder_state': ('spread.html#folder_state', 'multimix/spread.py'),
                                  'multimix.spread.look': ('spread.html#look', 'multimix/spread.py'),
                                  'multimix.spread.mark_data': ('spread.html#mark_data', 'multimix/spread.py'),
-                                 'multimix.spread.read_results': ('spread.html#read_results', 'multimix/spread.py'),
                                  'multimix.spread.read_row': ('spread.html#read_row', 'multimix/spread.py'),
                                  'multimix.spread.run_cell': ('spread.html#run_cell', 'multimix/spread.py'),
                                  'multimix.spread.run_claimed': ('spread.html#run_claimed', 'multimix/spread.py'),
