@@ -1179,6 +1179,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'multimix.training.load_trainer_state': ('training.html#load_trainer_state', 'multimix/training.py'),
                                    'multimix.training.open_run': ('training.html#open_run', 'multimix/training.py'),
                                    'multimix.training.parts': ('training.html#parts', 'multimix/training.py'),
+                                   'multimix.training.progress_bar': ('training.html#progress_bar', 'multimix/training.py'),
                                    'multimix.training.read_checkpoint': ('training.html#read_checkpoint', 'multimix/training.py'),
                                    'multimix.training.replacing': ('training.html#replacing', 'multimix/training.py'),
                                    'multimix.training.save_atomic': ('training.html#save_atomic', 'multimix/training.py'),

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['replacing', 'save_atomic', 'write_history', 'judge_guesses', 'check_finite', 'parts', 'images_read', 'trainer_state',
            'load_trainer_state', 'check_folder', 'read_checkpoint', 'RunFolder', 'save_last', 'save_best', 'Loop',
-           'is_better', 'after_step', 'in_notebook', 'LiveCurves', 'Run', 'open_run', 'train', 'Trainer', 'autocast',
-           'decode_views', 'encode_views', 'forward_views', 'keys_read', 'make_schedule', 'make_views', 'seeded',
-           'step_loss', 'total_loss', 'train_step', 'views_read']
+           'is_better', 'after_step', 'in_notebook', 'LiveCurves', 'Run', 'progress_bar', 'open_run', 'train',
+           'Trainer', 'autocast', 'decode_views', 'encode_views', 'forward_views', 'keys_read', 'make_schedule',
+           'make_views', 'seeded', 'step_loss', 'total_loss', 'train_step', 'views_read']
 
 # %% ../nbs/06b_training.ipynb #06b-training-006
 import csv
@@ -242,6 +242,11 @@ class Run:
     images_per_second: float  # views put through the encoder with gradients or by the teacher, over `seconds`
 
 
+def progress_bar(trainer: Trainer, shown: bool) -> tqdm:
+    "A bar of the run's steps, or one that shows nothing."
+    return tqdm(total=trainer.config.steps, initial=trainer.step, disable=not shown, unit="step", desc=trainer.config.method)
+
+
 def open_run(folder: RunFolder, trainer: Trainer, resume: bool) -> dict:
     "Bring `trainer` to where the run in `folder` stands; returns history, best score, seconds, and when the run would have started."
     state = folder.start(trainer.config, resume) or {"history": [], "best": None, "seconds": 0.0}
@@ -261,8 +266,7 @@ def train(
     Raises InputError for a folder or data that don't fit, and for a loss that is no number; a run that can't start leaves no folder."""
     folder, trainer, loop = RunFolder(out), Trainer(config, data, device, more_terms), loop or Loop()
     state, main = open_run(folder, trainer, resume), trainer.processes.main
-    shown = dict(disable=not (progress and main), unit="step", desc=config.method)
-    with keep_memory(trainer.device), tqdm(total=config.steps, initial=trainer.step, **shown) as bar:
+    with keep_memory(trainer.device), progress_bar(trainer, progress and main) as bar:
         while trainer.step < config.steps:
             logs = train_step(trainer)
             if main:  # of several processes one writes; the others wait for it in their next step
