@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 def colours_of(lines) -> dict[str, str]:
     "A colour for each line of a table, in their order."
-    return {line: COLOURS[i % len(COLOURS)] for i, line in enumerate(lines)}
+    palette = (*COLOURS, "#b59a00", "#20a0a0", "#5b3a1e", "#e377c2")
+    return {line: palette[i % len(palette)] for i, line in enumerate(lines)}
 
 # %% ../nbs/08g_table_figures.ipynb #08g-table-fi-008
 def dice_boxes_figure(dice: dict[str, dict[str, np.ndarray]]) -> "Figure":
@@ -164,7 +165,8 @@ def pseudo_labels_figure(histories: dict[str, list]) -> "Figure | None":
     for ax, name in zip(axes[0], shown):
         for (line, seeds), colour in zip(curves.items(), colours_of(curves).values()):
             for i, seed in enumerate(s for s in seeds if name in s):
-                ax.plot(*seed[name], "o-" if len(seed[name][0]) < 15 else "-", ms=3, lw=1, alpha=0.7, color=colour, label=None if i else line)
+                style = "o-" if len(seed[name][0]) < 15 else "-"
+                ax.plot(*seed[name], style, ms=3, lw=1, alpha=0.7, color=colour, label=None if i else line)
         ax.set(xlabel="step", title=PSEUDO[name], ylim=(-0.02, 1.02))
         ax.title.set_fontsize(9)
     axes[0, 0].legend(fontsize=7, frameon=False)

@@ -29,8 +29,8 @@ from .report import STYLE, figure_html, pretty
 from .table_figures import (ORDER, areas_figure, boundaries_grid_figure, dice_boxes_figure, differences_figure, labels_figure,
                                     pseudo_labels_figure, roc_seeds_figure)
 from .table_runs import Entry, TableRun, all_replicates, compare_runs, group_runs, read_run, read_runs, summarise_runs
-from .table_text import (budget_text, fits_paper, html_table, latex_table, markdown_table, metric_name, said_in_words, table_rows,
-                                 table_warnings)
+from .table_text import (budget_text, fits_paper, html_table, latex_table, line_name, markdown_table, metric_name, said_in_words,
+                                 table_rows, table_warnings)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def labels_rows(summary: "DataFrame") -> "DataFrame":
         printed = [published_row(r["domain"], r["method"], r["labels"], r["masks"]) if r["variant"] == r["method"] else None
                    for _, r in rows.iterrows()]
         rows = rows.assign(published=[np.nan if p is None or p["accuracy"] is None else p["accuracy"] for p in printed])
-    return rows.assign(line=rows["variant"])
+    return rows.assign(line=[line_name(row, summary) for _, row in rows.iterrows()])
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-018
 def check_images(entry: Entry, test, domain: str, task: str) -> None:
@@ -203,7 +203,8 @@ METHOD_NOTES = (
     "drawn anew by patient, the same for all runs, and the luck of the seeds is a draw of Student's t. Comparisons pair the "
     "same seeds and images; p-values are of that bootstrap, corrected by Holm over all rows of one metric and one domain. Wilcoxon's "
     "signed-rank test, rank-biserial and d_z are over patients (mean over the seeds) and say how much these networks differ, not whether "
-    "the next ones will. The constant classifier always says the commonest class of the test set.")
+    "the next ones will. The constant classifier always says the commonest class of the test set. Published numbers are those of the "
+    "paper's supplement: means of five repeats without their spread, and its NIH images are others than those of other copies.")
 TABLE_STYLE = """body { max-width: 72rem } .wide { overflow-x: auto } .wide table { max-width: none; font-size: .92rem }
 .wide th, .wide td { padding: .25rem .8rem .25rem 0 } tr.published, tr.constant { color: #6a6a6a; font-style: italic }"""
 
