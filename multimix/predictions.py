@@ -85,7 +85,7 @@ def load_predictions(folder: str | os.PathLike) -> dict[str, dict[str, dict[str,
         raise InputError(f"{path}: not there; the run was judged before per-image numbers were kept, so judge it again with its data")
     found: dict = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
             for key in file.files:
                 domain, task, name = key.split("/")
                 found.setdefault(domain, {}).setdefault(task, {})[name] = file[key]

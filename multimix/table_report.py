@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+# %% ../nbs/08i_table_report.ipynb #08i-table-re-06a
 from .audit_report import check_place, write_whole
 from .data import InputError, MultiTaskData
 from .evaluation import predict
@@ -198,6 +199,8 @@ TABLE_CAPTIONS = {
     "outlines": ("Outlines", "The image whose Dice is in the middle, first seed; truth green, prediction red and dashed."),
     "saliency": ("Saliency", "Integrated gradients of the first seed: the first test images of each class, at the smallest budget."),
 }
+
+# %% ../nbs/08i_table_report.ipynb #08i-table-re-27a
 METHOD_NOTES = (
     "Numbers are mean ± standard deviation over seeds. Below: the 95 % interval of the mean over test images and seeds: the images are "
     "drawn anew by patient, the same for all runs, and the luck of the seeds is a draw of Student's t. Comparisons pair the "
@@ -268,8 +271,7 @@ def write_table_report(
     folder: str | os.PathLike,  # of the runs, each in a folder of its own
     data: str | os.PathLike | MultiTaskData | None = None,  # what they were judged on, for outlines and saliency; 'phantom' for phantoms
     out: str | os.PathLike | None = None,  # the page; None = report.html in `folder`
-    reference: str | None = None,  # the line that the others are compared with; None = multimix where it is there, else all pairs
-    draws: int = 2000,  # of the bootstrap
+    reference: str | None = None, draws: int = 2000,  # the line that others are compared with (None = multimix, else all pairs); bootstrap
 ) -> Path:
     """Write the page of a table of runs and return its path; beside it, under its name, the tables as .md and .tex, all means as
     -summary.csv and all comparisons as -comparisons.csv. Each file appears whole or not at all. With `data`, runs without
@@ -281,9 +283,8 @@ def write_table_report(
     drawn = all_replicates((run for entry in entries for run in entry.runs.values()), draws)
     summary = summarise_runs(entries, drawn)
     comparisons = compare_runs(entries, drawn, reference or reference_of(entries))
-    figures = table_figures(entries, summary, comparisons, tests)
-    title = f"multimix table · {folder.resolve().name}"
-    page = table_html(title, summary, comparisons, figures, table_warnings(summary) + unfinished(folder))
+    figures, notes = table_figures(entries, summary, comparisons, tests), table_warnings(summary) + unfinished(folder)
+    page = table_html(title := f"multimix table · {folder.resolve().name}", summary, comparisons, figures, notes)
     write_texts(out, title, summary, comparisons)
     return write_whole(out, page)
 

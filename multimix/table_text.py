@@ -118,7 +118,7 @@ def latex_text(text: str) -> str:
     "A text with what LaTeX reads as a command made harmless, and our marks as its own."
     return "".join(_LATEX.get(c, c) for c in str(text).replace("\\", "/"))
 
-
+# %% ../nbs/08h_table_text.ipynb #08h-table-te-19a
 def latex_table(rows: list[TextRow], caption: str = "") -> str:
     "A LaTeX table for the package booktabs: means and standard deviations with the interval below, published rows in italics."
     metrics = shown_metrics(rows)
