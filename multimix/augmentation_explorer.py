@@ -72,7 +72,7 @@ def draw_augmented(image: np.ndarray, masks: np.ndarray | None, view: str, opera
     width = max(top.shape[1], strip.shape[1])
     return np.concatenate([np.pad(p, ((0, 6), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in (top, strip)])
 
-
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-013
 def with_masks(image: np.ndarray, masks, side: int) -> np.ndarray:
     "The image enlarged to `side`, the boundaries of its masks in green."
     pixels = enlarge(image, side)
@@ -80,32 +80,31 @@ def with_masks(image: np.ndarray, masks, side: int) -> np.ndarray:
         pixels = outline(pixels, mask, TRUTH)
     return pixels
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-015
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-016
 class AugmentationExplorer(Panel):
     """What each operation does to an image, uint8 (H, W), and its mask, (H, W) or (M, H, W): `AugmentationExplorer(image, mask)` as the
     last line of a cell. An `ImageSet` may be given instead of an image; None takes phantoms."""
 
     def __init__(self, image: np.ndarray | ImageSet | None = None, mask: np.ndarray | None = None, side: int = 256):
-        self.images, self.masks, self.side = as_sets(image, mask) + (side,)
-        self.view = widgets.ToggleButtons(options=VIEWS)
+        (self.images, self.masks), self.side, self.view = as_sets(image, mask), side, widgets.ToggleButtons(options=VIEWS)
         self.operation = widgets.Dropdown(options=("any", *OPS), value="Rotate", description="operation")
         self.number = slide(widgets.IntSlider, 0, 0, len(self.images) - 1, 1, "image")
         self.strength = slide(widgets.IntSlider, 9, 1, 10, 1, "magnitude")
         self.seed = slide(widgets.IntSlider, 0, 0, 100, 1, "seed")
         self.picture, self.text = picture(), widgets.HTML()
-        rows = [self.view, widgets.HBox([self.operation, self.strength]), widgets.HBox([self.number, self.seed])]
-        super().__init__([*rows, self.picture, self.text])
+        rows = [widgets.HBox([self.operation, self.strength]), widgets.HBox([self.number, self.seed])]
+        super().__init__([self.view, *rows, self.picture, self.text])
         self.on(self.draw, self.view, self.operation, self.number, self.strength, self.seed)
         self.run(self.draw)
 
     def draw(self) -> None:
         "Draw what is chosen."
-        i = self.number.value
-        chosen = (self.images[i], self.masks[i], self.view.value, self.operation.value, self.strength.value, self.seed.value)
+        i, handles = self.number.value, (self.view, self.operation, self.strength, self.seed)
+        chosen = (self.images[i], self.masks[i], *(handle.value for handle in handles))
         self.text.value = facts({"done": augmented(*chosen)[2]})
         self.picture.value = png(draw_augmented(*chosen, side=self.side))
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-016
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-017
 def as_sets(image, mask) -> tuple[np.ndarray, list]:
     "Images (N, H, W) uint8 and N times masks (M, H, W) or None, from whatever was given. `InputError` where they don't fit."
     image = make_phantom(8, 64, seed=4) if image is None else image

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Guesses', 'levels', 'sources', 'guess', 'judge', 'count', 'count_html', 'histogram', 'thumbnails', 'pair',
-           'PseudoLabelExplorer']
+           'PseudoLabelExplorer', 'draw_guesses']
 
 # %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-003
 from typing import NamedTuple
@@ -51,7 +51,7 @@ def sources(stream: Stream | ImageSet | MultiTaskData, truth=None) -> tuple[Imag
         known[: len(truth)] = np.asarray(truth)[: len(known)]
     return images, known, labeled
 
-
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-012
 def guess(model, stream, truth=None, most: int = 300, seed: int = 0) -> Guesses:
     "The guesses of `model` on weak views of at most `most` images of the `stream`: a `Stream`, an `ImageSet` or `MultiTaskData`."
     images, known, labeled = sources(stream, truth)
@@ -63,7 +63,7 @@ def guess(model, stream, truth=None, most: int = 300, seed: int = 0) -> Guesses:
     others = None if labeled is None else predict(model, np.array(labeled.images[:most]), masks=False).probs
     return Guesses(weak, strong, probs, known[:most], others, names)
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-014
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-015
 def judge(guesses: Guesses, policy: str = "fixed", threshold: float = 0.95, batch: int = 30) -> tuple[np.ndarray, np.ndarray]:
     """Classes (N,) int64 and weights (N,) float32 in [0, 1] that a `policy` gives, on its second pass over the guesses.
 
@@ -75,7 +75,7 @@ def judge(guesses: Guesses, policy: str = "fixed", threshold: float = 0.95, batc
         parts = [rule(probs[i], i, labeled) for i in torch.arange(len(probs)).split(batch)]
     return tuple(torch.cat([part[k] for part in parts]).numpy() for k in range(2))
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-017
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-018
 def count(guesses: Guesses, targets: np.ndarray, weights: np.ndarray) -> list[dict]:
     "For each guessed class and for all: how many images, how many of them kept (weight > 0), and right among the kept of known truth."
     rows = []
@@ -97,7 +97,7 @@ def count_html(rows: list[dict]) -> str:
     head = "".join(f'<th style="padding:0 12px">{name}</th>' for name in ("guessed class", "images", "kept", "right among the kept"))
     return f"<table><tr>{head}</tr>{body}</table>"
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-020
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-021
 def histogram(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, threshold: float | None = None) -> bytes:
     "PNG: how many images at each confidence, by right, wrong or unknown; pale what is not kept. A line at `threshold`."
     figure, [[ax]] = new_figure(5, 2.2)
@@ -109,7 +109,7 @@ def histogram(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, thresh
         for kept, alpha in ((weights > 0, 1), (weights == 0, 0.35)):
             height = np.histogram(confidence[here & kept], edges)[0]
             label = f"{name}, {'kept' if alpha == 1 else 'dropped'}" if height.any() else None
-            ax.bar(edges[:-1], height, np.diff(edges), bottom, align="edge", color=colour, alpha=alpha, label=label)
+            ax.stairs(bottom + height, edges, baseline=bottom, fill=True, color=colour, alpha=alpha, label=label)
             bottom = bottom + height
     if threshold is not None:
         ax.axvline(threshold, color="black", lw=1, ls="--")
@@ -117,7 +117,7 @@ def histogram(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, thresh
     ax.legend(fontsize=7, frameon=False, loc="upper left")
     return figure_bytes(figure, 90)
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-021
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-022
 def thumbnails(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, n: int = 7, side: int = 80) -> np.ndarray:
     "Colour pixels (h, w, 3): the `n` least sure images that are kept, below them the `n` surest that are dropped."
     confidence, rows = guesses.probs.max(1), []
@@ -138,7 +138,7 @@ def pair(guesses: Guesses, i: int, target: int, side: int) -> np.ndarray:
     both[:3], both[-3:], both[:, :3], both[:, -3:] = colour, colour, colour, colour
     return titled(both, f"{guesses.probs[i].max():.2f} {guesses.classes[target]}", 10)
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-024
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-025
 class PseudoLabelExplorer(Panel):
     """Which guesses may teach: `PseudoLabelExplorer(model, stream)` as the last line of a cell. `stream`, `truth`: as in `guess`; of
     `MultiTaskData` the hidden classes are known. `read` gives the counts to a program."""
@@ -150,8 +150,8 @@ class PseudoLabelExplorer(Panel):
         self.threshold = slide(widgets.FloatSlider, 0.95, 0.5, 1, 0.01, "threshold", live=False)
         self.histogram, self.thumbs, self.table = picture(), picture(), widgets.HTML()
         super().__init__([widgets.HBox([self.policy, self.threshold]), widgets.HBox([self.histogram, self.table]), self.thumbs])
-        self.on(self.draw, self.policy, self.threshold)
-        self.run(self.draw)
+        self.on(lambda: draw_guesses(self), self.policy, self.threshold)
+        self.run(lambda: draw_guesses(self))
 
     def judge(self) -> tuple[np.ndarray, np.ndarray]:
         "Classes and weights under what is chosen."
@@ -162,9 +162,10 @@ class PseudoLabelExplorer(Panel):
         "The counts, see `count`, under what is chosen."
         return count(self.guesses, *self.judge())
 
-    def draw(self) -> None:
-        "Draw what is chosen."
-        line = self.threshold.value if self.policy.value == "fixed" else None
-        self.histogram.value = histogram(self.guesses, *self.judge(), line)
-        self.thumbs.value = png(thumbnails(self.guesses, *self.judge()))
-        self.table.value = count_html(self.read())
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-026
+def draw_guesses(e: PseudoLabelExplorer) -> None:
+    "Draw what is chosen: two pictures and a table."
+    line = e.threshold.value if e.policy.value == "fixed" else None
+    e.histogram.value = histogram(e.guesses, *e.judge(), line)
+    e.thumbs.value = png(thumbnails(e.guesses, *e.judge()))
+    e.table.value = count_html(e.read())
