@@ -251,25 +251,25 @@ def bench_augment(size: int, batch: int, device: str, preset: str | None, amp: s
     return spread("share", ratios(seconds["views"], seconds["step"])) | spread("seconds_of_views", seconds["views"])
 
 # %% ../nbs/14_bench.ipynb #14-bench-039
-def bench_explain(size: int, batch: int, device: str, rounds: int, steps: int = 50) -> dict:
+def bench_explain(size: int, batch: int, device: str, amp: str, rounds: int, steps: int = 50) -> dict:
     "Integrated gradients of one image against its floor; images a second of gradient maps and Grad-CAM for four batches in one call."
     model, device = MultiMix(decoder=False, seed=0).to(device).eval(), torch.device(device)
     images, layers = torch.from_numpy(make_phantom(4 * batch, size, seed=0).images)[:, None].to(device), encoder_layers(model, size)
 
     def bare():
         for part in (images[:1] / 255).expand(steps, -1, -1, -1).split(batch):
-            x = part.clone().requires_grad_()
-            torch.autograd.grad(model.encode(x).logits[:, 1].sum(), x)
+            torch.autograd.grad(model.encode(x := part.clone().requires_grad_()).logits[:, 1].sum(), x)
 
-    seconds = interleave(rounds, device, bare=bare, maps=partial(attribute, model, images[:1], "integrated_gradients", 1, baseline="zero",
-                                                                 steps=steps))
+    cast = torch.autocast(device.type, torch.bfloat16, enabled=amp == "bf16")  # the floor stays that of float32
+    maps = partial(attribute, model, images[:1], "integrated_gradients", 1, baseline="zero", steps=steps)
+    seconds = interleave(rounds, device, bare=cast(bare), maps=cast(maps))
     peak = peak_flops([(*layer, batch) for layer in layers], device)["peak_flops"]
     flops = steps * 2 * (layer_flops(layers) + 2 * model.encoder.head.weight.numel())
     found = spread("seconds_per_image", seconds["maps"]) | spread("bare_seconds_per_image", seconds["bare"])
     found |= {"steps": steps, "flops_needed": flops, "floor_seconds_per_image": flops / peak, "peak_flops": peak}
     found |= spread("times_the_floor", [s * peak / flops for s in seconds["maps"]])
     for method in ("gradient", "grad_cam"):
-        values = interleave(rounds, device, maps=partial(attribute, model, images, method))["maps"]
+        values = interleave(rounds, device, maps=cast(partial(attribute, model, images, method)))["maps"]
         found |= spread(f"{method}_images_per_second", [len(images) / s for s in values])
     return found
 
@@ -299,7 +299,7 @@ def bench(part: str = "step", size: int = 256, batch: int = 10, device: str = "c
     make_config(preset, batch=batch, size=check_size(size), amp=amp)
     settings = dict(size=size, batch=batch, device=device, preset=preset, amp=amp, rounds=rounds)
     calls = {"step": partial(bench_step, **settings), "data": partial(bench_data, size, batch, device, rounds),
-             "augment": partial(bench_augment, **settings), "explain": partial(bench_explain, size, batch, device, rounds)}
+             "augment": partial(bench_augment, **settings), "explain": partial(bench_explain, size, batch, device, amp, rounds)}
     with keep_memory(torch.device(device)) as kept:
         found = {"machine": machine(torch.device(device)) | {"memory": "kept" if kept else "as it comes"}, "settings": settings}
         return found | {name: call() for name, call in calls.items() if part in (name, "all")}

@@ -226,8 +226,9 @@ def test_the_share_of_augmentation_is_measured():
     assert found["share"] > 0 and found["seconds_of_views"] > 0
 
 
-def test_explanations_are_measured():
-    found = B.bench_explain(32, 2, "cpu", rounds=1, steps=3)
+@pytest.mark.parametrize("amp", ["no", "bf16"])
+def test_explanations_are_measured(amp):
+    found = B.bench_explain(32, 2, "cpu", amp, rounds=1, steps=3)
     assert found["flops_needed"] == B.count_flops(lambda: bare_passes(3))
     assert found["times_the_floor"] == pytest.approx(found["seconds_per_image"] / found["floor_seconds_per_image"])
 
