@@ -242,8 +242,7 @@ def attribute(model: nn.Module, images, method: str = "gradient", target=None, *
     healthy phantoms; 'blur', 'zero' for comparison. steps: points on each path (16), or noisy copies (SmoothGrad, 32). noise:
     SmoothGrad's, in ranges of grey level. layer (CAMs): block of the encoder, -1 for grad_cam, 1 for hires_cam. At most `batch_size`
     images are in the network at once. Where the references look as ill as the image, there is little to explain and the relative
-    completeness error grows. Under `torch.autocast` in bfloat16 maps are float32, quicker, and those of integrated gradients much the same.
-    Raises `InputError` for input that can't be.
+    completeness error grows. Under `torch.autocast`, too, maps are float32. Raises `InputError` for input that can't be.
     """
     steps = (32 if method == "smoothgrad" else 16) if steps is None else steps
     check_attribute(model, method, steps, batch_size)
