@@ -114,7 +114,7 @@ def test_bad_request_is_refused(run, tmp_path, words, said):
 
 
 @pytest.mark.parametrize("words, said", [
-    ([], "train|evaluate|explain|table|download"),
+    ([], "train|evaluate|explain|table|report|app|download|audit|bench"),
     (["trian"], "trian"),
     (["train", "--step", "5"], "--step"),
     (["train", "--steps", "many"], "--steps"),
@@ -131,6 +131,9 @@ def test_bad_request_is_refused(run, tmp_path, words, said):
     (["evaluate", "nowhere"], "nowhere"),
     (["explain", "nowhere", "image.png"], "nowhere"),
     (["explain", "nowhere"], "IMAGE"),
+    (["report", "nowhere"], "nowhere"),
+    (["app"], "RUN"),
+    (["app", "nowhere", "--port", "eight"], "--port"),
 ], ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_bad_words_are_refused(tmp_path, monkeypatch, capfd, words, said):
     monkeypatch.chdir(tmp_path)
@@ -141,6 +144,15 @@ def test_bad_words_are_refused(tmp_path, monkeypatch, capfd, words, said):
     printed, errors = capfd.readouterr()
     assert_refused(subprocess.CompletedProcess(words, code, printed, errors), said)
     assert left_behind(tmp_path) == []
+
+
+def test_app_and_report_get_what_the_words_say(monkeypatch, capsys):
+    monkeypatch.setattr("multimix.app.serve", lambda *given: print(*given))
+    assert main("app one two --images here --port 1 --no-browser".split()) == 0
+    assert capsys.readouterr().out.split("\n")[0] == "['one', 'two'] ['here'] 1 127.0.0.1 False"
+    monkeypatch.setattr("multimix.table_report.write_table_report", lambda *given: given)
+    assert main("report runs --data phantom --out page.html --against umtl".split()) == 0
+    assert capsys.readouterr().out == "('runs', 'phantom', 'page.html', 'umtl')\n"
 
 
 def test_data_without_anything_to_learn_from_is_refused(run, tmp_path):
