@@ -106,7 +106,7 @@ APP_OPTIONS = {
     "runs": dict(metavar="RUN", nargs="+", help="folder of a run, or one that holds runs"),
     "--images": dict(metavar="DIR", nargs="+", default=(), help="folders with images to look at, beside uploads"),
     "--port": dict(type=int, metavar="N", default=8866, help="of the page (default: 8866)"),
-    "--ip": dict(metavar="ADDRESS", default="127.0.0.1", help="who may connect: this machine (default), or 0.0.0.0 for all, without a password"),
+    "--ip": dict(metavar="ADDRESS", default="127.0.0.1", help="who may connect: this machine (default), or all: 0.0.0.0, without password"),
     "--no-browser": dict(action="store_true", help="open no browser"),
 }
 

@@ -32,7 +32,7 @@ def dice_boxes_figure(dice: dict[str, dict[str, np.ndarray]]) -> "Figure":
     figure, axes = new_figure(1.6 + 2.9 * len(domains), 0.9 + 0.27 * len(dice), 1, len(domains))
     rng = np.random.default_rng(0)
     for ax, domain in zip(axes[0], domains):
-        for i, (line, sets) in enumerate(dice.items()):
+        for i, sets in enumerate(dice.values()):
             if domain in sets:
                 ax.scatter(sets[domain], i + rng.uniform(-0.25, 0.25, len(sets[domain])), s=4, alpha=0.4, linewidths=0, color=COLOURS[0])
                 ax.boxplot(sets[domain], orientation="horizontal", positions=[i], widths=0.55, showfliers=False,

@@ -24,7 +24,7 @@ from .data import InputError, MultiTaskData
 from .evaluation import predict
 from .experiments import Judged, load_data, load_run, predict_all
 from .methods import METHODS
-from .predictions import FILE, image_ids, save_predictions
+from .predictions import image_ids, save_predictions
 from .published import published_row
 from .report import STYLE, figure_html, pretty
 from .table_figures import (ORDER, areas_figure, boundaries_grid_figure, dice_boxes_figure, differences_figure, labels_figure,
