@@ -90,8 +90,8 @@ def pairs(fixed: list, height: int, width: int) -> np.ndarray:
 # %% ../nbs/01b_cpu_views.ipynb #01b-cpu-view-022
 @lru_cache(maxsize=1024)
 def _map(name: str, v: int, sign: int, height: int, width: int) -> Tensor:
-    "The map (3, 3) float64 of one move."
-    return affine(name, magnitude(name, torch.tensor([v])) * sign, height, width)[0]
+    "The map (1, 3, 3) float64 of one move."
+    return affine(name, magnitude(name, torch.tensor([v])) * sign, height, width)
 
 
 @lru_cache(maxsize=1024)
@@ -101,7 +101,7 @@ def _maps(moves: tuple, height: int, width: int) -> Tensor:
     for move in moves:
         new = _map(*move, height, width)
         maps = [m @ new for m in maps] + [new]
-    return fixed_point(torch.stack(maps))
+    return fixed_point(torch.cat(maps))
 
 # %% ../nbs/01b_cpu_views.ipynb #01b-cpu-view-023
 def _read(plane: np.ndarray, xy: np.ndarray) -> np.ndarray:
