@@ -664,7 +664,8 @@ def test_ctrl_c_leaves_nothing_and_returns_130(clean, tmp_path):
         shutil.copytree(clean / "chests", big / f"set{k}")
     code = ("import os, signal, sys, threading, multimix.audit; from multimix.cli import main; real = multimix.audit.audit\n"
             "def audit(*given, **named):\n    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
-            "    return real(*given, **named)\nmultimix.audit.audit = audit\nsys.exit(main(sys.argv[1:]))")
+            "    return real(*given, **named)\nmultimix.audit.audit = audit\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)  # where a shell had it ignored\nsys.exit(main(sys.argv[1:]))")
     words = [sys.executable, "-c", code, "audit", str(big), "--html", str(tmp_path / "r.html")]
     process = subprocess.run(words, capture_output=True, text=True, timeout=120)
     err = process.stderr
