@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from cache_memory import own_memory
 
 COLUMNS = ["images", "pixels_mb", "seconds_per_step", "seconds_per_step_min", "seconds_per_step_max", "times_the_first",
            "cpu_seconds_per_step", "cpu_times_the_first", "own_memory_start_mb", "own_memory_most_mb"]
@@ -36,14 +37,6 @@ def write_cache(folder: str, n: int, size: int) -> np.ndarray:
         return (pictures[i % 100] + np.random.default_rng(i).integers(-8, 9, (size, size))).clip(0, 255).astype(np.uint8)
 
     return cache_rows(range(n), read, (size, size), f"image-{size}-{n}.npy", folder, progress=False)[0]
-
-
-def own_memory() -> float:
-    "MB that belong to this process alone, without pages of mapped files; 0 where the system does not tell."
-    try:
-        return int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1]) / 1024
-    except (OSError, StopIteration):
-        return 0.0
 
 
 def make_trainer(folder: str, n: int, size: int, batch: int, labelled: int = 100):
