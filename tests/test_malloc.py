@@ -1,5 +1,6 @@
 "Memory that stays warm inside a block, and goes back after it."
 import os
+import platform
 import subprocess
 import sys
 
@@ -42,16 +43,19 @@ def measured(**environment):
 
 
 @pytest.mark.skipif(not malloc.can_keep(CPU), reason="needs glibc, 8 GB of free memory, and no setting of malloc in the environment")
-def test_fresh_pages_are_fetched_once_inside_the_block_and_go_back_after_it():
+def test_memory_is_held_inside_the_block_and_goes_back_after_it():
     kept, before, inside, after, small, held, resident = measured()
-    assert kept == 1 and inside < before / 4, "inside, the same memory is used again"
-    assert after > inside * 4, "after the block malloc does as it did, also when an error ended it"
-    assert held - small > 40_000 > resident - small, "the 48 MB were held, and given back"
+    assert kept == 1 and held - small > 40_000 > resident - small, "the 48 MB were held, and given back, also when an error ended the block"
+    if before < 40_000:
+        pytest.skip(f"this system hands out memory in larger pieces than pages of 4 kB: {before} for 4 x 48 MB")
+    assert inside < before / 4, "inside, the same memory is used again"
+    assert after > inside * 4, "after the block malloc does as it did"
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_whoever_set_malloc_in_the_environment_is_left_alone():
-    kept, before, inside, *_ = measured(MALLOC_TRIM_THRESHOLD_="131072")
-    assert kept == 0 and inside > before / 2
+    kept, *_, small, held, _ = measured(MALLOC_TRIM_THRESHOLD_="131072")
+    assert kept == 0 and held - small < 40_000, "nothing is held"
 
 
 @pytest.mark.parametrize("device, free", [("cuda", 2**40), ("cpu", 2**30)])
