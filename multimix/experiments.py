@@ -185,9 +185,9 @@ def choose_config(given: dict, data, out: str | os.PathLike | None, resume: bool
 def run_experiment(
     data: str | os.PathLike | MultiTaskData | None = None,  # a folder, data made ready, or None for the phantom
     out: str | os.PathLike | None = None,  # the run's folder; None makes runs/METHOD-PRESET-SEED
-    resume: bool = False, device: str = "auto", progress: bool = True,
-    preset: str | None = None,
+    resume: bool = False, device: str = "auto", progress: bool = True, preset: str | None = None,
     allow_shared: bool = False,  # warn of a split that shares a patient or an image, where else it is refused
+    on_log=None,  # called with the history after each logged row, as in `train`: `LiveCurves()`, a `TrainingMonitor()`
     **settings,  # fields of `methods.Config`; None = the default of the preset (or, without `data`, of the phantom)
 ) -> dict:  # the results, as in results.json
     "Train and judge one run: what `multimix train` does. Raises InputError for what can't be; nothing is written before the data is read."
@@ -198,7 +198,7 @@ def run_experiment(
     with main_first(processes):
         loaded = data if isinstance(data, MultiTaskData) else load_data(data, config, allow_shared)
     try:
-        run = train(config, loaded, folder, device, resume, make_validate(config, loaded, device), progress=progress)
+        run = train(config, loaded, folder, device, resume, make_validate(config, loaded, device), None, progress, on_log)
         return on_main(processes, lambda: judge(run, loaded, device, folder))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(str(folder)) from None  # for whoever says how to go on

@@ -53,6 +53,21 @@ def test_the_folder_and_the_results_have_what_a_run_promises(run):
     assert results["seconds"] > 0 and results["images_per_second"] > 0 and results["method"] == "multimix"
 
 
+def test_a_run_can_be_watched(data, tmp_path):
+    class Watcher:
+        rows, seen = [], []
+
+        def watch(self, model, config):
+            self.seen.append((model, config.method))
+
+        def __call__(self, history):
+            self.rows.append(history[-1]["step"])
+
+    watcher = Watcher()
+    run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", on_log=watcher, **TINY)
+    assert watcher.rows[-1] == TINY["steps"] and watcher.seen[-1][1] == "multimix"
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_is_judged_on_its_own_tasks_and_loads_again(method, data, tmp_path):
     results = run_experiment(data, out=tmp_path / "run", method=method, progress=False, device="cpu", **TINY)
