@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .bridge import BRIDGE_MAPS, replace_maps
 from .data import InputError
+from .pooling import max_pool
 
 # %% ../nbs/02_model.ipynb #02-model-010
 def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
@@ -65,7 +66,7 @@ class ClassHead(nn.Linear):
     """Max-pool the coarsest map, average it over the image, one linear layer [MultiMix, supplement, Table 1]."""
     def forward(self, x: Tensor) -> Tensor:
         """A map (N, in_features, h, w), h and w at least 2, to class logits (N, out_features)."""
-        return super().forward(F.max_pool2d(x, 2).mean((2, 3)))
+        return super().forward(max_pool(x).mean((2, 3)))
 
 # %% ../nbs/02_model.ipynb #02-model-021
 def check_images(x: Tensor, in_channels: int) -> None:
@@ -91,7 +92,7 @@ class Encoder(nn.Module):
         check_images(x, self.blocks[0].conv1.in_channels)
         maps = []
         for block in self.blocks:
-            x = block(F.max_pool2d(x, 2) if maps else x, dropout)
+            x = block(max_pool(x) if maps else x, dropout)
             maps.append(x)
         return Features(maps, self.head(x))
 
