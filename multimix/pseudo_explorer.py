@@ -6,7 +6,7 @@
 __all__ = ['Guesses', 'levels', 'sources', 'guess', 'judge', 'count', 'count_html', 'histogram', 'thumbnails', 'pair',
            'PseudoLabelExplorer', 'draw_guesses']
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-003
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-004
 from typing import NamedTuple
 
 import ipywidgets as widgets
@@ -20,7 +20,7 @@ from .figures import PREDICTION, TRUTH, new_figure
 from .panels import Kept, Panel, beside, enlarge, figure_bytes, picture, png, slide, titled
 from .pseudo_labels import POLICIES, make_policy
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-010
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-011
 class Guesses(NamedTuple):
     "What a network says of unlabelled images, and their views."
     weak: np.ndarray            # (N, S, S) uint8: what the guess is made on
@@ -35,7 +35,7 @@ def levels(view) -> np.ndarray:
     "The images of a view as uint8 (N, S, S)."
     return (view.images[:, 0] * 255).round().byte().numpy()
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-011
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-012
 def sources(stream: Stream | ImageSet | MultiTaskData, truth=None) -> tuple[ImageSet, np.ndarray, ImageSet | None]:
     "The unlabelled images, their classes (-1 = unknown) and labelled images if there are any; `InputError` where there is nothing."
     labeled = None
@@ -51,7 +51,7 @@ def sources(stream: Stream | ImageSet | MultiTaskData, truth=None) -> tuple[Imag
         known[: len(truth)] = np.asarray(truth)[: len(known)]
     return images, known, labeled
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-012
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-013
 def guess(model, stream, truth=None, most: int = 300, seed: int = 0) -> Guesses:
     "The guesses of `model` on weak views of at most `most` images of the `stream`: a `Stream`, an `ImageSet` or `MultiTaskData`."
     images, known, labeled = sources(stream, truth)
@@ -63,7 +63,7 @@ def guess(model, stream, truth=None, most: int = 300, seed: int = 0) -> Guesses:
     others = None if labeled is None else predict(model, np.array(labeled.images[:most]), masks=False).probs
     return Guesses(weak, strong, probs, known[:most], others, names)
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-015
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-016
 def judge(guesses: Guesses, policy: str = "fixed", threshold: float = 0.95, batch: int = 30) -> tuple[np.ndarray, np.ndarray]:
     """Classes (N,) int64 and weights (N,) float32 in [0, 1] that a `policy` gives, on its second pass over the guesses.
 
@@ -75,7 +75,7 @@ def judge(guesses: Guesses, policy: str = "fixed", threshold: float = 0.95, batc
         parts = [rule(probs[i], i, labeled) for i in torch.arange(len(probs)).split(batch)]
     return tuple(torch.cat([part[k] for part in parts]).numpy() for k in range(2))
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-018
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-019
 def count(guesses: Guesses, targets: np.ndarray, weights: np.ndarray) -> list[dict]:
     "For each guessed class and for all: how many images, how many of them kept (weight > 0), and right among the kept of known truth."
     rows = []
@@ -97,7 +97,7 @@ def count_html(rows: list[dict]) -> str:
     head = "".join(f'<th style="padding:0 12px">{name}</th>' for name in ("guessed class", "images", "kept", "right among the kept"))
     return f"<table><tr>{head}</tr>{body}</table>"
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-021
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-022
 def histogram(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, threshold: float | None = None) -> bytes:
     "PNG: how many images at each confidence, by right, wrong or unknown; pale what is not kept. A line at `threshold`."
     figure, [[ax]] = new_figure(5, 2.2)
@@ -114,10 +114,10 @@ def histogram(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, thresh
     if threshold is not None:
         ax.axvline(threshold, color="black", lw=1, ls="--")
     ax.set(xlabel="confidence (largest probability)", ylabel="images")
-    ax.legend(fontsize=7, frameon=False, loc="upper left")
+    ax.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)  # above: bars may stand anywhere
     return figure_bytes(figure, 90)
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-022
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-023
 def thumbnails(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, n: int = 7, side: int = 80) -> np.ndarray:
     "Colour pixels (h, w, 3): the `n` least sure images that are kept, below them the `n` surest that are dropped."
     confidence, rows = guesses.probs.max(1), []
@@ -138,7 +138,7 @@ def pair(guesses: Guesses, i: int, target: int, side: int) -> np.ndarray:
     both[:3], both[-3:], both[:, :3], both[:, -3:] = colour, colour, colour, colour
     return titled(both, f"{guesses.probs[i].max():.2f} {guesses.classes[target]}", 10)
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-025
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-026
 class PseudoLabelExplorer(Panel):
     """Which guesses may teach: `PseudoLabelExplorer(model, stream)` as the last line of a cell. `stream`, `truth`: as in `guess`; of
     `MultiTaskData` the hidden classes are known. `read` gives the counts to a program."""
@@ -162,7 +162,7 @@ class PseudoLabelExplorer(Panel):
         "The counts, see `count`, under what is chosen."
         return count(self.guesses, *self.judge())
 
-# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-026
+# %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-027
 def draw_guesses(e: PseudoLabelExplorer) -> None:
     "Draw what is chosen: two pictures and a table."
     line = e.threshold.value if e.policy.value == "fixed" else None

@@ -307,6 +307,12 @@ def test_a_change_is_drawn_once(explorer, monkeypatch):
         assert len(drawn) == before + 1
 
 
+def test_no_choice_stands_for_none_which_older_ipywidgets_show_as_nothing(explorer):
+    choices = [control for control in vars(explorer.controls).values() if isinstance(control, widgets.Dropdown)]
+    assert len(choices) == 4 and not [c for c in choices if c.value is None or None in c._options_values]
+    assert explorer.read().target == int(explorer.read().probs.argmax())
+
+
 def test_the_buttons_go_around_the_end(explorer):
     c = explorer.controls
     c.previous.click()
