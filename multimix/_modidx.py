@@ -440,6 +440,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'multimix.explorer.explorer_figure': ('explorer.html#explorer_figure', 'multimix/explorer.py'),
                                    'multimix.explorer.listen': ('explorer.html#listen', 'multimix/explorer.py'),
                                    'multimix.explorer.make_controls': ('explorer.html#make_controls', 'multimix/explorer.py'),
+                                   'multimix.explorer.names_of': ('explorer.html#names_of', 'multimix/explorer.py'),
                                    'multimix.explorer.offer_figure': ('explorer.html#offer_figure', 'multimix/explorer.py'),
                                    'multimix.explorer.reading_figure': ('explorer.html#reading_figure', 'multimix/explorer.py'),
                                    'multimix.explorer.save_explorer': ('explorer.html#save_explorer', 'multimix/explorer.py'),
