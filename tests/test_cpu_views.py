@@ -29,8 +29,10 @@ def pictures(n, height, width, seed=0):
 
 
 @pytest.fixture
-def threads():
+def threads(monkeypatch):
+    "Sets the number of threads, which small images are drawn by, too."
     before = torch.get_num_threads()
+    monkeypatch.setattr(C, "SHARED", 0)
     yield torch.set_num_threads
     torch.set_num_threads(before)
 
@@ -78,6 +80,26 @@ def test_any_number_of_threads_gives_the_same(threads, count):
     threads(count)
     images = pictures(7, 48, 64)
     assert equal(*both(images, images > 90, 3, 3))
+
+
+def test_small_images_wake_no_thread_and_large_ones_do(monkeypatch):
+    asked, pool = [], C._pool
+    monkeypatch.setattr(C, "_pool", lambda *args: asked.append(args) or pool(*args))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    A.weak_view(pictures(3, 64, 64), generator=seeded())
+    assert not asked
+    A.weak_view(pictures(3, 512, 512), generator=seeded())
+    torch.set_num_threads(before)
+    assert len(asked) == 1
+
+
+def test_kept_places_are_those_of_the_move_and_the_size(threads):
+    "Each move twice, in sizes that take turns: what is kept for one must not serve another, and none of it may change."
+    for _ in range(2):
+        for size in ((32, 48), (48, 32), (300, 300)):
+            images = pictures(8, *size)
+            assert equal(*both(images, images > 90, 11, 2, ops=GEOMETRIC))
 
 
 def test_large_images():
@@ -140,10 +162,9 @@ def test_images_that_need_a_gradient_keep_it():
 
 def test_what_a_thread_raises_is_raised(threads, monkeypatch):
     threads(2)
-    monkeypatch.setattr(C, "crop", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with monkeypatch.context() as broken, pytest.raises(ZeroDivisionError):
+        broken.setattr(C, "crop", lambda *_: 1 / 0)
         A.weak_view(pictures(4, 8, 8), generator=seeded())
-    monkeypatch.undo()
     assert A.weak_view(pictures(4, 8, 8), generator=seeded()).images.shape == (4, 1, 8, 8)
 
 
