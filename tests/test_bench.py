@@ -215,10 +215,12 @@ def test_peak_memory_sees_what_was_given_back():
 
 def test_data_are_measured():
     found = B.bench_data(32, 2, "cpu", rounds=1, files=5, side=48)
-    for name in ("weak", "strong"):
+    for name in ("weak", "strong", "step"):
         part = found[name]
         assert part["speedup"] == pytest.approx(part["cached_images_per_second"] / part["jpeg_images_per_second"])
         assert part["speedup"] > 0
+    seconds = [1 / found[name]["cached_images_per_second"] for name in ("weak", "strong", "step")]
+    assert seconds[2] == pytest.approx(0.8 * seconds[0] + 0.2 * seconds[1]), "a step has four batches in weak views and one in strong ones"
 
 
 def test_the_share_of_augmentation_is_measured():
