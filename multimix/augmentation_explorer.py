@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VIEWS', 'UNITS', 'one_operation', 'augmented', 'draw_augmented', 'with_masks', 'AugmentationExplorer', 'as_sets']
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-003
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-004
 import ipywidgets as widgets
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from .operations import GEOMETRIC, OPS, magnitude, operate
 from .panels import Panel, beside, enlarge, facts, outline, picture, png, slide, titled
 from .phantom import make_phantom
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-006
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-008
 VIEWS = ("one operation", "weak", "strong")
 UNITS = {"Rotate": "degrees", "Posterize": "bits kept", "Solarize": "levels inverted", "TranslateX": "of the width",
          "TranslateY": "of the height", "ShearX": "pixels a pixel", "ShearY": "pixels a pixel"}  # the others: a factor, or nothing
@@ -32,7 +32,7 @@ def one_operation(image: np.ndarray, masks: np.ndarray, operation: str, strength
         masks = operate(operation, torch.from_numpy(masks)[:, None], amount.expand(len(masks)))[:, 0].numpy()
     return changed, masks, float(amount)
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-009
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-011
 def augmented(image: np.ndarray, masks: np.ndarray | None = None, view: str = "one operation", operation: str = "Rotate",
               strength: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray, str]:
     """One of `VIEWS` of an image (H, W) uint8 and its masks (M, H, W) {0, 1}: both changed, uint8, and in words what was done.
@@ -55,7 +55,7 @@ def augmented(image: np.ndarray, masks: np.ndarray | None = None, view: str = "o
     masks = masks if y is None else found.masks[0].byte().numpy()
     return (found.images[0, 0] * 255).round().byte().numpy(), masks, said
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-012
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-014
 def draw_augmented(image: np.ndarray, masks: np.ndarray | None, view: str, operation: str, strength: int, seed: int,
                    side: int = 256) -> np.ndarray:
     "Colour pixels (h, w, 3), uint8: before, after, and a strip of other strengths or seeds; masks as green lines."
@@ -72,7 +72,7 @@ def draw_augmented(image: np.ndarray, masks: np.ndarray | None, view: str, opera
     width = max(top.shape[1], strip.shape[1])
     return np.concatenate([np.pad(p, ((0, 6), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in (top, strip)])
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-013
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-015
 def with_masks(image: np.ndarray, masks, side: int) -> np.ndarray:
     "The image enlarged to `side`, the boundaries of its masks in green."
     pixels = enlarge(image, side)
@@ -80,7 +80,7 @@ def with_masks(image: np.ndarray, masks, side: int) -> np.ndarray:
         pixels = outline(pixels, mask, TRUTH)
     return pixels
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-016
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-018
 class AugmentationExplorer(Panel):
     """What each operation does to an image, uint8 (H, W), and its mask, (H, W) or (M, H, W): `AugmentationExplorer(image, mask)` as the
     last line of a cell. An `ImageSet` may be given instead of an image; None takes phantoms."""
@@ -101,10 +101,10 @@ class AugmentationExplorer(Panel):
         "Draw what is chosen."
         i, handles = self.number.value, (self.view, self.operation, self.strength, self.seed)
         chosen = (self.images[i], self.masks[i], *(handle.value for handle in handles))
-        self.text.value = facts({"done": augmented(*chosen)[2]})
         self.picture.value = png(draw_augmented(*chosen, side=self.side))
+        self.text.value = facts({"done": augmented(*chosen)[2]})
 
-# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-017
+# %% ../nbs/09d_augmentation_explorer.ipynb #09d-augmenta-019
 def as_sets(image, mask) -> tuple[np.ndarray, list]:
     "Images (N, H, W) uint8 and N times masks (M, H, W) or None, from whatever was given. `InputError` where they don't fit."
     image = make_phantom(8, 64, seed=4) if image is None else image

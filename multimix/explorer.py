@@ -195,7 +195,8 @@ def offer_figure(e: SaliencyExplorer) -> None:
     "Put a link beside the button that saves the figure on the reader's own disk, wherever the notebook runs."
     data = base64.b64encode(figure_bytes(explorer_figure(e))).decode()
     name = html.escape(f"{Path(e.read().case.name).name or 'image'}-{e.controls.method.value}.png")
-    e.link.value = f'<a download="{name}" href="data:image/png;base64,{data}">download {name}</a>'
+    look = 'style="color:#1f5fa8;text-decoration:underline"'
+    e.link.value = f'<a {look} title="{name}" download="{name}" href="data:image/png;base64,{data}">download</a>'
 
 # %% ../nbs/09_explorer.ipynb #09-explorer-027
 def listen(e: SaliencyExplorer) -> None:

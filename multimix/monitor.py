@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['frame', 'thinned', 'TrainingMonitor', 'draw_monitor']
 
-# %% ../nbs/09e_monitor.ipynb #09e-monitor-003
+# %% ../nbs/09e_monitor.ipynb #09e-monitor-004
 import sys
 
 import ipywidgets as widgets
@@ -18,7 +18,7 @@ from .phantom import make_phantom
 from .readings import Case, Lens, image_sets, read_case, take_case
 from .training import Run, in_notebook
 
-# %% ../nbs/09e_monitor.ipynb #09e-monitor-006
+# %% ../nbs/09e_monitor.ipynb #09e-monitor-007
 def frame(model, config, case: Case, step: int, side: int = 110) -> np.ndarray:
     "Colour pixels (h, w, 3): what `model` sees in one image at `step`, the map above the lungs. Changes nothing in the model."
     found = read_case(Lens(Run(model, config, [], 0.0, 0.0)), case)
@@ -31,7 +31,7 @@ def thinned(frames: list, most: int = 16) -> list:
     "Every second frame, and the last, once there are more than `most`."
     return frames if len(frames) <= most else [*frames[:-1][::2], frames[-1]]
 
-# %% ../nbs/09e_monitor.ipynb #09e-monitor-009
+# %% ../nbs/09e_monitor.ipynb #09e-monitor-010
 class TrainingMonitor(Panel):
     """Live curves, and a film of one image: `train(config, data, on_log=TrainingMonitor(images))`. It shows itself.
 
@@ -56,14 +56,14 @@ class TrainingMonitor(Panel):
             self.shown = True
             self.run(lambda: draw_monitor(self, history))
 
-# %% ../nbs/09e_monitor.ipynb #09e-monitor-010
+# %% ../nbs/09e_monitor.ipynb #09e-monitor-011
 def draw_monitor(monitor: TrainingMonitor, history: list[dict]) -> None:
-    "The last row in words, the curves, and the film with a new frame."
+    "The curves, the film with a new frame, and the last row in words."
     row = history[-1]
-    monitor.text.value = facts({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
     monitor.curves.value = figure_bytes(curves_figure(history), 72)
     if monitor.seen is not None:
         model, config = monitor.seen
         monitor.case = monitor.case or take_case(make_phantom(8, config.size, seed=4), 3)
         monitor.frames = thinned([*monitor.frames, frame(model, config, monitor.case, row["step"])])
         monitor.film.value = png(beside(monitor.frames[-16:]))
+    monitor.text.value = facts({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})

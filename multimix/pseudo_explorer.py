@@ -124,7 +124,7 @@ def thumbnails(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, n: in
     for here, sign, name in ((weights > 0, 1, "kept"), (weights == 0, -1, "dropped")):
         some = np.flatnonzero(here)
         some = some[np.argsort(sign * confidence[some], kind="stable")][:n]
-        pairs = [pair(guesses, i, int(targets[i]), side) for i in some] or [np.full((side, side, 3), 255, np.uint8)]
+        pairs = [pair(guesses, i, int(targets[i]), side) for i in some] or [np.full((2 * side, 3 * side, 3), 255, np.uint8)]
         rows.append(titled(beside(pairs), f"{name}: {here.sum()} of {len(here)}"))
     width = max(row.shape[1] for row in rows)
     return np.concatenate([np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
