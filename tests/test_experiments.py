@@ -37,6 +37,17 @@ def run(data, tmp_path_factory):
     return folder, run_experiment(data, out=folder, progress=False, device="cpu", **TINY)
 
 
+@pytest.mark.parametrize("balance, ill", [("equal", 6), ("proportional", 9)])
+def test_the_budget_is_balanced_as_the_config_says(balance, ill, tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    pixels = np.random.default_rng(0).integers(0, 256, (82, 32, 32), dtype=np.uint8)
+    for k, place in enumerate(["train/NORMAL"] * 20 + ["train/PNEUMONIA"] * 60 + ["test/NORMAL", "test/PNEUMONIA"]):
+        (folder := tmp_path / "x/kermany/chest_xray" / place).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[k]).save(folder / f"IM-{k:04}.png")
+    data = load_data(tmp_path / "x", make_config(method="enc", labels=12, size=32, balance=balance))
+    assert len(data.cls_labeled) == 12 and data.cls_labeled.labels.sum() == ill
+
+
 def test_the_folder_and_the_results_have_what_a_run_promises(run):
     folder, results = run
     files = {"config.json", "history.csv", "last.pt", "best.pt", "predictions.npz", "report.html", "results.json"}
