@@ -243,3 +243,6 @@ def test_ci_runs_the_commands_of_the_readme():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
+    command = "python3 tests/browser/run.py"
+    assert f"```bash\n{command}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert re.search(rf"^{command} ", script.read_text(encoding="utf-8"), re.M)
