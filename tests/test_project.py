@@ -246,3 +246,14 @@ def test_ci_runs_the_commands_of_the_readme():
     command = "python3 tests/browser/run.py"
     assert f"```bash\n{command}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.search(rf"^{command} ", script.read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("apt", [None, "exit 100"])
+def test_where_no_chromium_can_be_had_the_tests_in_a_browser_are_skipped(tmp_path, apt):
+    if apt is not None:
+        (tmp_path / "apt-get").write_text(f"#!/bin/sh\n{apt}\n")
+        (tmp_path / "apt-get").chmod(0o755)
+    environment = {**{k: v for k, v in os.environ.items() if k != "MULTIMIX_CHROMIUM"}, "PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, ROOT / "tests/browser/run.py"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("browser tests skipped: no Chromium")
+    assert ("apt-get failed" in done.stdout) == (apt is not None and os.geteuid() == 0)

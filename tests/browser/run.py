@@ -54,10 +54,11 @@ def install_chromium() -> str | None:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         return None
     print("== installing Chromium with apt-get", flush=True)
-    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL, "timeout": 600}
+    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL, "timeout": 240}
+    apt = ["apt-get", "-qq", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30"]
     try:
-        for step in (["update"], ["install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"]):
-            subprocess.run(["apt-get", "-qq", *step], check=True, **quiet)
+        subprocess.run([*apt, "update"], **quiet)  # may fail for a list that isn't needed
+        subprocess.run([*apt, "install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"], check=True, **quiet)
     except (OSError, subprocess.SubprocessError) as error:
         print(f"apt-get failed: {error}", flush=True)
     return find_chromium()
@@ -122,12 +123,13 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="the Python of an environment that has the project's requirements, instead of .venv-test")
     parser.add_argument("pytest", nargs="*", help="options for pytest, after --")
     args, alone = (options := parser.parse_args()), options.notebooks is not None
+    base = args.base and args.base.absolute()  # not resolved: the Python of an environment is a link
     os.chdir(ROOT)
     chromium = None if alone else find_chromium() or install_chromium()
     if not alone and chromium is None:
         print("browser tests skipped: no Chromium here. Install it (as root: apt-get install chromium), or name it in MULTIMIX_CHROMIUM")
         return
-    base = args.base or base_python()
+    base = base or base_python()
     with tempfile.TemporaryDirectory() as folder:
         wheel = make_wheel(base, Path(folder))
         pythons = {name: layered(name, base, wheel) for name in (["colab"] if alone else SETS)}

@@ -46,7 +46,7 @@ def address(folders, serve):
 def page(browser, address):
     visit = Visit(browser, address)
     yield visit
-    visit.page.close()
+    visit.close()
 
 
 @pytest.fixture

@@ -15,17 +15,19 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def opened(browser, pages):
-    "A page by its name, opened once for all tests that look at it."
+    "A page by its name, opened once for all tests in a row that look at it."
     found = {}
 
     def page(name: str) -> Visit:
         if name not in found:
+            for other in list(found):
+                found.pop(other).close()
             found[name] = Visit(browser, pages(name))
         return found[name]
 
     yield page
     for visit in found.values():
-        visit.page.close()
+        visit.close()
 
 
 # what is tested

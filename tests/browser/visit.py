@@ -35,6 +35,11 @@ class Visit:
         self.page.goto(address)
         self.page.locator(".jupyter-widgets").first.wait_for()
 
+    def close(self) -> None:
+        "Leave the page, so that its kernel ends, too."
+        self.page.goto("about:blank")
+        self.page.close()
+
     def look(self, which: int = 0) -> "Visit":
         "Take the picture of this number for the one that changes."
         self.image = self.page.locator("img.widget-image:visible").nth(which)
