@@ -10,6 +10,7 @@ __all__ = ['instance_norm', 'dropout_bytes', 'Block', 'Features', 'Outputs', 'Cl
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Iterator, Mapping, NamedTuple
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,21 +26,23 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 # %% ../nbs/02_model.ipynb #02-model-013
 def dropout_bytes(x: Tensor, p: float) -> Tensor:
-    """Each number of `x` (any shape, float) is 0 with chance `p`, rounded to 1/256, else divided by the chance to stay; drawn from torch's
+    """Each number of `x` (N, ...), float, N at least 1, is 0 with chance `p`, rounded to 1/256, else divided by the chance to stay; drawn from torch's
     generator of the CPU, eight numbers a draw. Elsewhere than on a CPU: `F.dropout`."""
     if x.device.type != "cpu":
         return F.dropout(x, p)
-    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
-    kept = draws.view(torch.uint8)[: x.numel()].view(x.shape) >= (level := min(round(256 * p), 255))
-    return x * kept.to(x.dtype).mul_(256 / (256 - level))
+    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)[: x.numel()]
+    level, factors = min(round(256 * p), 255), torch.empty_like(x, memory_format=torch.contiguous_format)
+    table = (torch.arange(256) >= level).to(x.dtype) * (256 / (256 - level))
+    bits = torch.int16 if x.element_size() == 2 else x.dtype   # NumPy doesn't know bfloat16
+    cv2.LUT(draws.view(len(x), -1).numpy(), table.view(bits).numpy(), factors.view(len(x), -1).view(bits).numpy())
+    return x * factors
 
 # %% ../nbs/02_model.ipynb #02-model-014
 class Block(nn.Module):
     """Twice (3x3 convolution, instance norm, leaky ReLU 0.2), then dropout; height and width stay [MultiMix, supplement, Table 1]."""
     def __init__(self, in_channels: int, out_channels: int, p: float = 0.25):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv1, self.conv2 = (nn.Conv2d(i, out_channels, 3, padding=1) for i in (in_channels, out_channels))
         self.p = p
 
     def forward(self, x: Tensor, dropout: bool) -> Tensor:
@@ -130,8 +133,7 @@ def scale_saliency(s: Tensor, scale: str) -> Tensor:
 def make_bridge(x: Tensor, saliency: Tensor) -> Tensor:
     """Images (N, C, H, W) and saliency maps (N, 1, H, W) stacked, at an eighth of the size: (N, C + 1, H / 8, W / 8), dtype of `x`.
     Bilinear with aligned corners and no smoothing, as published [MultiMix, section 2]."""
-    size = [s // 8 for s in x.shape[2:]]
-    return F.interpolate(torch.cat([x, saliency.to(x.dtype)], 1), size=size, mode='bilinear', align_corners=True)
+    return F.interpolate(torch.cat([x, saliency.to(x.dtype)], 1), [s // 8 for s in x.shape[2:]], mode='bilinear', align_corners=True)
 
 # %% ../nbs/02_model.ipynb #02-model-039
 def check_options(options: Mapping) -> None:

@@ -498,6 +498,16 @@ def test_dropout_keeps_the_share_and_the_mean_and_scales_what_stays(p):
     assert torch.equal(x.grad, y.detach())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_dropout_draws_the_same_places_for_every_kind_of_number(dtype):
+    x = torch.ones(3, 4, 5, 7, dtype=dtype)
+    torch.manual_seed(2)
+    y = dropout_bytes(x, 0.25)
+    torch.manual_seed(2)
+    expected = dropout_bytes(x.double(), 0.25)
+    assert y.dtype == dtype and torch.equal(y, expected.to(dtype)) and set(y.unique().tolist()) == {0, torch.tensor(4 / 3, dtype=dtype).item()}
+
+
 def test_dropout_is_drawn_from_torchs_generator():
     x = torch.ones(1000)
     torch.manual_seed(1)
