@@ -104,7 +104,7 @@ def test_a_picture_neither_flickers_nor_piles_up(saliency):
                 saliency.changes(lambda: saliency.slide(label, key), label)  # noqa: B023
 
     seen = saliency.steady(move)
-    assert seen["frames"] > 9 and seen["blank"] == seen["moved"] == 0
+    assert seen["frames"] > 9 and seen["blank"] == seen["moved"] == []
     assert saliency.page.locator("img").count() == pictures and saliency.page.evaluate("() => document.body.scrollHeight") == height
 
 

@@ -4,18 +4,18 @@ import re
 import time
 from pathlib import Path
 
-PATIENCE = 60_000  # milliseconds until something that should happen has not happened: a busy machine is slow, not wrong
+PATIENCE = 120_000  # milliseconds until something that should happen has not happened: a busy machine is slow, not wrong
 STEADY = """image => {
-  const seen = window.seen = {blank: 0, frames: 0, height: 0, moved: 0}, top = image.getBoundingClientRect().top;
+  const seen = window.seen = {frames: 0, blank: [], moved: []}, top = image.getBoundingClientRect().top;
   const look = () => {
     const box = image.getBoundingClientRect();
-    seen.frames += 1; seen.height = Math.max(seen.height, box.height);
-    if (!image.isConnected || box.height < 20 || image.naturalWidth === 0) seen.blank += 1;
-    if (Math.abs(box.top - top) > 1) seen.moved += 1;
+    seen.frames += 1;
+    if (!image.isConnected || box.height < 20) seen.blank.push([seen.frames, image.isConnected, image.complete, box.height]);
+    if (Math.abs(box.top - top) > 1) seen.moved.push([seen.frames, box.top - top]);
     if (window.seen === seen) requestAnimationFrame(look);
   };
   look();
-}"""  # counts, at each frame that the browser paints, whether the picture is gone or elsewhere
+}"""  # notes, at each frame that the browser paints, whether the picture is gone or elsewhere
 
 
 def ours(error) -> bool:
