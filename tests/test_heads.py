@@ -1,5 +1,6 @@
-"""The head of every lesson: badges, a set-up cell that changes nothing it need not, and the map with the right room lit."""
+"""The head of every lesson: badges, a set-up cell that changes nothing it need not, the map with its room lit; and pictures of widgets."""
 import importlib.util
+import io
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from packaging.requirements import Requirement
+from PIL import Image
 
 from multimix.images import InputError
 from multimix.rooms import PATHS, ROOMS, Map, draw_map, room_of
@@ -21,14 +23,14 @@ COLAB = {"torch": "2.11.0", "torchvision": "0.26.0", "numpy": "2.1.3", "matplotl
          "scipy": "1.16.3", "pandas": "2.2.3", "tqdm": "4.67.3", "joblib": "1.5.3"}
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("make_heads", ROOT / "nbs/make_heads.py")
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"nbs/{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-heads = script()
+heads = script("make_heads")
 LESSONS = {path.stem: path for path in heads.lessons()}
 SETUP = heads.setup_source()
 
@@ -124,3 +126,36 @@ def test_colab_meets_the_requirements_but_for_two_small_packages():
     asked = [one for one in asked if one.marker is None or one.marker.evaluate({"python_version": "3.13"})]
     assert {one.name for one in asked} - set(COLAB) == {"captum", "torchmetrics"}
     assert [one.name for one in asked if one.name in COLAB and COLAB[one.name] not in one.specifier] == []
+
+
+# pictures of the widgets
+
+widgets = script("make_widgets")
+
+
+@pytest.mark.parametrize("name", widgets.ENDINGS)
+def test_a_widget_has_its_picture(name):
+    assert not widgets.put_picture(nbformat.read(LESSONS[name], 4), name), "run python nbs/make_widgets.py, then nbdev-clean"
+    assert (widgets.PICTURES / f"{name}.png").stat().st_size < 100_000
+
+
+def test_a_lost_picture_is_put_back():
+    nb = nbformat.read(LESSONS["09_explorer"], 4)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    assert widgets.put_picture(nb, "09_explorer") and not widgets.put_picture(nb, "09_explorer")
+
+
+def test_every_lesson_that_shows_a_widget_has_a_picture():
+    shown = r"^(?:\w*explorer|monitor|app)$"  # the last line of a cell
+    ends = {name: [cell.source.splitlines()[-1] for cell in nbformat.read(path, 4).cells if cell.cell_type == "code" and cell.source]
+            for name, path in LESSONS.items()}
+    assert {name for name, lines in ends.items() if any(re.match(shown, line) for line in lines)} <= set(widgets.ENDINGS)
+
+
+def test_a_picture_is_cut_to_what_is_on_it(tmp_path):
+    page = Image.new("RGB", (400, 300), "white")
+    page.paste((200, 0, 0), (50, 60, 150, 100))
+    page.save(tmp_path / "shot.png")
+    assert Image.open(io.BytesIO(widgets.small(tmp_path / "shot.png"))).size == (116, 56)
