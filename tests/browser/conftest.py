@@ -40,13 +40,13 @@ def serve():
         with open(folder / "server.log", "ab") as log:
             server = subprocess.Popen(command(port), cwd=folder, start_new_session=True, stdout=log, stderr=subprocess.STDOUT)
         servers.append(server)
-        for _ in range(600):
+        for _ in range(1800):
             assert server.poll() is None, (folder / "server.log").read_text()
             with socket.socket() as s:
                 if s.connect_ex(("127.0.0.1", port)) == 0:
                     return f"http://127.0.0.1:{port}"
             time.sleep(0.1)
-        raise AssertionError("the server does not listen after a minute: " + (folder / "server.log").read_text())
+        raise AssertionError("the server does not listen after three minutes: " + (folder / "server.log").read_text())
 
     yield start
     for server in servers:
