@@ -67,12 +67,12 @@ def draw_room(ax, name: str, number: str, lit: bool) -> None:
     "One box with its number and its name."
     from matplotlib.patches import FancyBboxPatch
 
-    room, ink = ROOMS[name], "white" if lit else INK
+    room, ink, (size, weight) = ROOMS[name], "white" if lit else INK, (9, "bold") if lit else (9.5, "normal")
     corner = room.column - WIDE / 2 + 0.04, room.row - HIGH / 2 + 0.04
     fill, edge = (LIT, LIT) if lit else (DIM, LINE)
     ax.add_patch(FancyBboxPatch(corner, WIDE - 0.08, HIGH - 0.08, "round,pad=0.04", fc=fill, ec=edge, lw=0.8))
     ax.text(room.column, room.row - 0.13, number, ha="center", va="center", fontsize=8, color=ink)
-    ax.text(room.column, room.row + 0.1, name, ha="center", va="center", fontsize=9.5, color=ink, fontweight="bold" if lit else "normal")
+    ax.text(room.column, room.row + 0.1, name, ha="center", va="center", color=ink, fontsize=size, fontweight=weight)
 
 
 def draw_path(ax, start: str, end: str) -> None:

@@ -45,3 +45,27 @@ def test_the_default_is_a_choice_of_the_form(name):
 
 def test_every_form_is_in_a_lesson_of_the_list():
     assert {path.stem for path in NBS.glob("*.ipynb") if forms_of(path.stem)} == set(TEACHING)
+
+
+# the exercises
+
+LESSONS = sorted(path.stem for path in NBS.glob("*.ipynb") if path.stem != "index")
+
+
+def used(code: str) -> set[str]:
+    "Names that are called or defined."
+    nodes = list(ast.walk(ast.parse(code)))
+    called = {getattr(node.func, "id", getattr(node.func, "attr", "")) for node in nodes if isinstance(node, ast.Call)}
+    return called | {node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_what_the_solutions_call_is_run_by_a_hidden_cell(name):
+    text = "\n".join(cell.source for cell in nbformat.read(NBS / f"{name}.ipynb", 4).cells if cell.cell_type == "markdown")
+    folded = "\n".join(re.findall(r"<details>.*?</details>", text, re.S))
+    solutions = "\n".join(re.findall(r"```python\n(.*?)```", folded, re.S))
+    hidden = "\n".join(code for code in code_of(name) if re.search(r"^#\|\s*hide\s*$", code, re.M) and "default_exp" not in code)
+    assert folded and hidden.strip(), "exercises have folded solutions, and a hidden cell runs them"
+    lesson = used("\n".join(re.sub(r"^[!%].*", "", code, flags=re.M) for code in code_of(name)))  # what the lesson is about
+    wanted = used(solutions) & lesson - {"print", "show", "plot", "range", "len", "list", "zip"}
+    assert len(wanted - used(hidden)) <= len(wanted) / 2, wanted - used(hidden)  # what only draws or prints may be left out
