@@ -34,7 +34,7 @@ def names_of(found: Reading, classes: tuple[str, ...] = ()) -> tuple[str, ...]:
     "`classes` where there is one for each probability, else 'class 0', 'class 1' and so on."
     return tuple(classes) if found.probs is not None and len(classes) == len(found.probs) else tuple(f"class {k}" for k in range(99))
 
-
+# %% ../nbs/09_explorer.ipynb #09-explorer-draw
 def draw_reading(found: Reading, opacity: float = 0.7, threshold: float = 0.2, side: int = 256,
                  classes: tuple[str, ...] = ()) -> np.ndarray:
     "Colour pixels (h, w, 3), uint8: the image, its map, and the lungs; each panel `side` wide. Green is the truth, red the prediction."
@@ -46,7 +46,8 @@ def draw_reading(found: Reading, opacity: float = 0.7, threshold: float = 0.2, s
         heat[heat < threshold] = 0
         tinted = boxed(enlarge(overlay(case.image[None], heat, opacity)[0], side), case.boxes, size)
         peak = np.unravel_index(found.heat.argmax(), size)
-        panels.append(titled(crossed(tinted, *peak, size) if found.heat.any() else tinted, f"map for {names_of(found, classes)[found.target]}"))
+        pointed = crossed(tinted, *peak, size) if found.heat.any() else tinted
+        panels.append(titled(pointed, f"map for {names_of(found, classes)[found.target]}"))
     if found.masks is not None:
         for masks, colour, dashed in ((case.masks, TRUTH, False), (found.masks, PREDICTION, True)):
             for mask in () if masks is None else masks:
