@@ -195,7 +195,7 @@ def test_every_operation_view_and_slider_is_answered(opened):
     for operation in (*operations[1:], operations[0]):
         visit.choose("operation", operation)
         visit.until(lambda operation=operation: f"done: {operation}" in visit.text(), operation)
-        pictures[operation] = visit.content()
+        pictures[operation] = bytes(visit.digest())
         if operation in ("Rotate", "Solarize", "Sharpness"):
             visit.shot(f"augmentation-{operation}")
     assert len(set(pictures.values())) == len(operations) - 1  # 'any' is for the strong view: here it changes nothing, as Identity

@@ -137,6 +137,11 @@ class Visit:
         read = "async src => Array.from(new Uint8Array(await (await fetch(src)).arrayBuffer()))"
         return bytes(self.page.evaluate(read, self.source()))
 
+    def digest(self) -> list[int]:
+        "The SHA-256 of these bytes."
+        read = "async src => Array.from(new Uint8Array(await crypto.subtle.digest('SHA-256', await (await fetch(src)).arrayBuffer())))"
+        return self.page.evaluate(read, self.source())
+
     def shot(self, name: str) -> None:
         self.keep(re.sub(r"[^\w.]+", "-", name).lower() + ".png", self.page.screenshot(full_page=True))
 
