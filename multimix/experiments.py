@@ -79,7 +79,7 @@ def reuse_labeled(data: MultiTaskData) -> MultiTaskData:
 
 
 def load_data(data: str | os.PathLike | None, config: Config, allow_shared: bool = False) -> MultiTaskData:
-    """The phantom for None, else the folder (layout of `datasets.load_root`), with the config's budget, balance, size and seed. A split that
+    """The phantom for None, else the folder (layout of `datasets.load_root`), with the config's budget, size and seed. A split that
     shares a patient or an image is refused with an InputError, or warned of with `allow_shared`."""
     budget = {k: None if (n := getattr(config, k)) == "all" else n for k in ("labels", "masks")}
     wanted = dict(size=config.size, seed=config.seed, balance=config.balance, **budget)

@@ -26,7 +26,7 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
 
 # %% ../nbs/02_model.ipynb #02-model-013
 def dropout_bytes(x: Tensor, p: float) -> Tensor:
-    """Each number of `x` (N, ...), float, N at least 1, is 0 with chance `p`, rounded to 1/256, else divided by the chance to stay; drawn from torch's
+    """Each number of `x` (N, ...), float, is 0 with chance `p`, rounded to 1/256, else divided by the chance to stay; drawn from torch's
     generator of the CPU, eight numbers a draw. Elsewhere than on a CPU: `F.dropout`."""
     if x.device.type != "cpu":
         return F.dropout(x, p)

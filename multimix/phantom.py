@@ -255,7 +255,7 @@ def phantom_data(size: int = 64, labels: int | None = 20, masks: int | None = 20
                  balance: str = "equal", **difficulty) -> MultiTaskData:
     """The embedded default data: of `n` images to classify `labels` keep their label, of `n // 10` (at least 100) to segment `masks` keep
     their mask (None = all), `balance` as in `splits.label_budget`; a tenth of each is for validation. Training images depend on `seed`,
-    the `test` + `test // 4` test images of each domain don't. `difficulty`: see `make_phantom`. Raises `InputError` for sizes and budgets that can't be.
+    the `test` + `test // 4` test images of each domain don't. `difficulty`: see `make_phantom`. Raises `InputError` for what can't be.
     """
     pools = [make_phantom(k, size, sub_seed(seed, "phantom train", task), task=task, **difficulty)
              for task, k in (("classification", n), ("segmentation", max(100, n // 10)))]

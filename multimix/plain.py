@@ -5,14 +5,19 @@
 # %% auto #0
 __all__ = ['CHANNELS', 'AMOUNTS', 'two_convolutions', 'PublishedEncoder', 'PublishedDecoder', 'Published', 'slope_by_backward',
            'published_loss', 'plain_loss', 'plain_step', 'pil_operation', 'strong_picture', 'pil_pipeline', 'pil_batch',
-           'plain_views']
+           'read_jpegs', 'write_jpegs', 'plain_views']
 
 # %% ../nbs/14a_plain.ipynb #14a-plain-006
 import random
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor, nn
+
+from .phantom import make_phantom
 
 CHANNELS = (16, 32, 64, 128, 256)
 
@@ -181,6 +186,21 @@ def pil_batch(images: Tensor, strong: bool) -> Tensor:
     "Grey levels (n, 1, S, S) uint8 through `pil_pipeline`, one picture after the other: float32 in [0, 1]."
     chain = pil_pipeline(images.shape[-1], strong)
     return torch.stack([chain(Image.fromarray(image.numpy())) for image in images[:, 0]])
+
+# %% ../nbs/14a_plain.ipynb #14a-plain-023b
+def read_jpegs(chain: Callable, paths: list[str]) -> Tensor:
+    "Pictures from files through `chain`, see `pil_pipeline`, one after the other, as a batch (n, 1, S, S)."
+    return torch.stack([chain(Image.open(path)) for path in paths])
+
+
+def write_jpegs(folder: Path, n: int, side: int) -> list[str]:
+    "`n` grey phantoms with grain as JPEG files of `side` pixels, quality 90; their paths."
+    rng, small = np.random.default_rng(0), make_phantom(min(n, 16), 256, seed=0).images
+    paths = [str(folder / f"{i:05d}.jpeg") for i in range(n)]
+    for i, path in enumerate(paths):
+        picture = np.asarray(Image.fromarray(small[i % len(small)]).resize((side, side), Image.Resampling.BICUBIC), dtype=np.float32)
+        Image.fromarray((picture + rng.normal(0, 3, picture.shape)).clip(0, 255).astype(np.uint8)).save(path, quality=90)
+    return paths
 
 # %% ../nbs/14a_plain.ipynb #14a-plain-025
 def plain_views(seg: Tensor, masks: Tensor, seg_unlabeled: Tensor, cls: Tensor, labels: Tensor, unlabeled: Tensor) -> dict[str, Tensor]:
