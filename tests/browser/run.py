@@ -16,6 +16,7 @@ import tempfile
 import time
 import venv
 from configparser import ConfigParser
+from functools import partial
 from pathlib import Path
 
 HERE, ROOT = Path(__file__).resolve().parent, Path(__file__).resolve().parents[2]
@@ -42,9 +43,9 @@ def runs(command: list) -> bool:
 
 
 def find_chromium() -> str | None:
-    "The path of a Chromium that starts; the environment variable MULTIMIX_CHROMIUM may name another one."
+    "The path of a Chromium that shows an empty page; the environment variable MULTIMIX_CHROMIUM may name another one."
     for name in filter(None, (os.environ.get("MULTIMIX_CHROMIUM"), *NAMES)):
-        if (path := shutil.which(name)) and runs([path, "--version"]):
+        if (path := shutil.which(name)) and runs([path, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "about:blank"]):
             return path
     return None
 
@@ -138,7 +139,10 @@ def main() -> None:
         start = time.perf_counter()
         what = [HERE / "alone.py", *args.notebooks] if alone else ["-m", "pytest", HERE, "-p", "no:cacheprovider", *args.pytest]
         print(f"== {'notebooks' if alone else 'widgets'}, {name}", flush=True)  # -I: the wheel, not the checkout
-        code = subprocess.run([python, "-I", *what], env={**environment(name), "MULTIMIX_CHROMIUM": chromium or ""}).returncode
+        run = partial(subprocess.run, [python, "-I", *what], env={**environment(name), "MULTIMIX_CHROMIUM": chromium or ""})
+        if (code := run().returncode) and not alone:  # a machine that stalls makes a page late: once more, and say so
+            print(f"== widgets, {name}, a second time", flush=True)
+            code = run().returncode
         print(f"{name}: {'failed' if code else 'passed'} in {time.perf_counter() - start:.0f} s", flush=True)
         failed += [name] * bool(code)
     sys.exit(bool(failed))
