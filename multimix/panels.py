@@ -99,7 +99,8 @@ def bars(names, values, marked: int | None = None, colour: str = "#1f5fa8") -> s
 
 def facts(pairs: dict[str, str]) -> str:
     "HTML: one line of names and what is known of each, such as 'Dice: 0.97'."
-    return " &nbsp; ".join(f"<b>{html.escape(k)}</b>: {html.escape(str(v))}" for k, v in pairs.items())
+    told = (f"<b>{html.escape(k)}</b>: {html.escape(str(v))}" for k, v in pairs.items())
+    return " &nbsp; ".join(f'<span style="white-space: nowrap">{fact}</span>' for fact in told)
 
 # %% ../nbs/09a_panels.ipynb #09a-panels-020
 def error_html(error: Exception) -> str:

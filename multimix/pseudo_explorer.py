@@ -92,7 +92,8 @@ def count_html(rows: list[dict]) -> str:
     "The counts as an HTML table."
     from html import escape
 
-    cells = [[escape(str(r["class"])), r["guessed"], r["kept"], f"{r['right']} of {r['known']}" if r["known"] else "unknown"] for r in rows]
+    right = [f"{r['right']} of {r['known']}" if r["known"] else "unknown" if r["kept"] else "none" for r in rows]
+    cells = [[escape(str(r["class"])), r["guessed"], r["kept"], text] for r, text in zip(rows, right)]
     body = "".join("<tr>" + "".join(f'<td style="padding:0 12px">{cell}</td>' for cell in row) + "</tr>" for row in cells)
     head = "".join(f'<th style="padding:0 12px">{name}</th>' for name in ("guessed class", "images", "kept", "right among the kept"))
     return f"<table><tr>{head}</tr>{body}</table>"

@@ -435,6 +435,12 @@ def test_the_fixed_threshold_keeps_what_reaches_it_and_the_counts_add_up(thresho
     assert whole["kept"] == int(kept.sum()) and whole["right"] <= whole["known"] <= whole["kept"] <= whole["guessed"] == 50
 
 
+def test_the_table_of_counts_tells_nothing_kept_from_truth_unknown():
+    row = dict(guessed=9, kept=4, known=0, right=0)
+    texts = ps.count_html([row | {"class": "a"}, row | {"class": "b", "kept": 0}, row | {"class": "c", "known": 3, "right": 2}])
+    assert [texts.count(f">{said}<") for said in ("unknown", "none", "2 of 3")] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("policy", ["fixed", "flexmatch", "freematch", "softmatch", "adamatch"])
 def test_every_policy_judges_and_is_drawn(guesses, policy):
     judged = ps.judge(guesses, policy, 0.9, batch=7)
