@@ -423,6 +423,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'multimix.experiments.load_run': ('experiments.html#load_run', 'multimix/experiments.py'),
                                       'multimix.experiments.make_validate': ('experiments.html#make_validate', 'multimix/experiments.py'),
                                       'multimix.experiments.new_folder': ('experiments.html#new_folder', 'multimix/experiments.py'),
+                                      'multimix.experiments.pick_amp': ('experiments.html#pick_amp', 'multimix/experiments.py'),
                                       'multimix.experiments.pick_device': ('experiments.html#pick_device', 'multimix/experiments.py'),
                                       'multimix.experiments.predict_all': ('experiments.html#predict_all', 'multimix/experiments.py'),
                                       'multimix.experiments.reuse_labeled': ('experiments.html#reuse_labeled', 'multimix/experiments.py'),

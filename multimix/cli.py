@@ -42,6 +42,7 @@ TRAIN_OPTIONS = {
     "batch": dict(type=int, metavar="N", help="images a step of each labelled stream, on all devices together"),
     "policy": dict(metavar="NAME", help="pseudo-label policy: fixed, flexmatch, freematch, softmatch or adamatch"),
     "seed": dict(type=int, metavar="N", help="of everything random (default 0)"),
+    "amp": dict(metavar="NAME", help="mixed precision: no (default), bf16, fp16, or auto: bf16 where the device is fast in it"),
     "device": dict(default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, ..."),
     "out": dict(metavar="DIR", help="folder of the run (default: a new one in runs/)"),
     "resume": dict(action="store_true", help="go on with the run in --out; its settings need not be repeated, its --data must"),

@@ -126,6 +126,7 @@ def test_bad_request_is_refused(run, tmp_path, words, said):
     (["train", "--size", "0"], "size"),
     (["train", "--method", "multimics"], "multimics"),
     (["train", "--policy", "lenient"], "lenient"),
+    (["train", "--amp", "int8"], "int8"),
     (["train", "--device", "abacus"], "abacus"),
     (["train", "--resume", "--out", "nowhere"], "nowhere"),
     (["evaluate", "nowhere"], "nowhere"),

@@ -15,6 +15,7 @@ from multimix.experiments import (
     evaluate_run,
     load_data,
     load_run,
+    pick_amp,
     pick_device,
     predict_all,
     run_experiment,
@@ -35,6 +36,19 @@ def data():
 def run(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "one"
     return folder, run_experiment(data, out=folder, progress=False, device="cpu", **TINY)
+
+
+@pytest.mark.parametrize("fast, taken", [(True, "bf16"), (False, "no")])
+def test_auto_takes_bfloat16_where_the_processor_is_fast_in_it(fast, taken, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast, raising=False)
+    run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", amp="auto", **TINY)
+    assert json.loads((tmp_path / "run/config.json").read_text())["amp"] == taken
+    run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", amp="auto", resume=True)  # the same again
+
+
+def test_auto_says_float32_where_torch_cant_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    assert pick_amp("auto", "cpu") == "no" and pick_amp("fp16", "cpu") == "fp16"
 
 
 @pytest.mark.parametrize("balance, ill", [("equal", 6), ("proportional", 9)])
