@@ -70,8 +70,8 @@ def pick_device(name: str = "auto") -> str:
     return name
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-012b
-def pick_amp(name: str, device: str | torch.device) -> str:
-    "'auto' is 'bf16' on a GPU or a CPU that computes in bfloat16 (compute capability 8, AMX), else 'no'; other names stay as they are."
+def pick_amp(name: str | None, device: str | torch.device) -> str | None:
+    "'auto' is 'bf16' on a GPU or a CPU that computes in bfloat16 (compute capability 8, AMX), else 'no'; all else stays as it is."
     if name != "auto":
         return name
     if torch.device(device).type == "cuda":
@@ -202,10 +202,8 @@ def run_experiment(
     **settings,  # fields of `methods.Config` (amp also "auto"); None = the default of the preset (or, without `data`, of the phantom)
 ) -> dict:  # the results, as in results.json
     "Train and judge one run: what `multimix train` does. Raises InputError for what can't be; nothing is written before the data is read."
-    if "amp" in settings:
-        settings["amp"] = pick_amp(settings["amp"], pick_device(device))
-    config = choose_config(dict(preset=preset, **settings), data, out, resume)
-    processes = connect(pick_device(device))
+    settings |= dict(preset=preset, amp=pick_amp(settings.get("amp"), device := pick_device(device)))
+    config, processes = choose_config(settings, data, out, resume), connect(device)
     device = str(processes.device)
     folder = Path(out) if out is not None else on_main(processes, lambda: new_folder(config))
     with main_first(processes):
