@@ -129,8 +129,7 @@ def _shift(plane: np.ndarray, down: int, right: int) -> np.ndarray:
     "What is read `down` rows and `right` columns further; 0 outside. New pixels."
     (height, width), out = plane.shape, np.zeros_like(plane)
     rows, cols = slice(max(-down, 0), max(height - down, 0)), slice(max(-right, 0), max(width - right, 0))
-    part = plane[max(down, 0) : max(height + down, 0), max(right, 0) : max(width + right, 0)]
-    out[rows, cols] = part
+    out[rows, cols] = plane[max(down, 0) : max(height + down, 0), max(right, 0) : max(width + right, 0)]
     return out
 
 

@@ -202,10 +202,10 @@ def run_experiment(
     **settings,  # fields of `methods.Config` (amp also "auto"); None = the default of the preset (or, without `data`, of the phantom)
 ) -> dict:  # the results, as in results.json
     "Train and judge one run: what `multimix train` does. Raises InputError for what can't be; nothing is written before the data is read."
-    settings |= dict(preset=preset, amp=pick_amp(settings.get("amp"), device := pick_device(device)))
+    amp = None if resume and settings.get("amp") == "auto" else settings.get("amp")  # a run that is there knows what it took
+    settings |= dict(preset=preset, amp=pick_amp(amp, device := pick_device(device)))
     config, processes = choose_config(settings, data, out, resume), connect(device)
-    device = str(processes.device)
-    folder = Path(out) if out is not None else on_main(processes, lambda: new_folder(config))
+    device, folder = str(processes.device), Path(out) if out is not None else on_main(processes, lambda: new_folder(config))
     with main_first(processes):
         loaded = data if isinstance(data, MultiTaskData) else load_data(data, config, allow_shared)
     try:

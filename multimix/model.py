@@ -25,15 +25,15 @@ def instance_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
     return F.group_norm(x, x.shape[1], eps=eps)
 
 # %% ../nbs/02_model.ipynb #02-model-013
+@torch.compiler.disable
 def dropout_bytes(x: Tensor, p: float) -> Tensor:
     """Each number of `x` (N, ...), float, is 0 with chance `p`, rounded to 1/256, else divided by the chance to stay; drawn from torch's
     generator of the CPU, eight numbers a draw. Elsewhere than on a CPU: `F.dropout`."""
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or not x.numel():
         return F.dropout(x, p)
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None).view(torch.uint8)[: x.numel()]
     level, factors = min(round(256 * p), 255), torch.empty_like(x, memory_format=torch.contiguous_format)
-    table = (torch.arange(256) >= level).to(x.dtype) * (256 / (256 - level))
-    bits = torch.int16 if x.element_size() == 2 else x.dtype   # NumPy doesn't know bfloat16
+    table, bits = (torch.arange(256) >= level).to(x.dtype) * (256 / (256 - level)), torch.int16 if x.element_size() == 2 else x.dtype
     cv2.LUT(draws.view(len(x), -1).numpy(), table.view(bits).numpy(), factors.view(len(x), -1).view(bits).numpy())
     return x * factors
 

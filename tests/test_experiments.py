@@ -43,7 +43,9 @@ def test_auto_takes_bfloat16_where_the_processor_is_fast_in_it(fast, taken, data
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast, raising=False)
     run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", amp="auto", **TINY)
     assert json.loads((tmp_path / "run/config.json").read_text())["amp"] == taken
-    run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", amp="auto", resume=True)  # the same again
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not fast, raising=False)  # resumed elsewhere: as it was begun
+    run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", amp="auto", resume=True)
+    assert json.loads((tmp_path / "run/config.json").read_text())["amp"] == taken
 
 
 def test_auto_says_float32_where_torch_cant_tell(monkeypatch):

@@ -1,4 +1,5 @@
 """The head of every lesson: badges, a set-up cell that changes nothing it need not, the map with its room lit; and pictures of widgets."""
+import importlib.metadata
 import importlib.util
 import io
 import re

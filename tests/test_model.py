@@ -509,6 +509,15 @@ def test_dropout_draws_the_same_places_for_every_kind_of_number(dtype):
     assert set(y.unique().tolist()) == {0, torch.tensor(4 / 3, dtype=dtype).item()}
 
 
+def test_dropout_takes_an_empty_batch_and_can_be_compiled_around():
+    assert dropout_bytes(torch.ones(0, 3, 4, 4), 0.25).shape == (0, 3, 4, 4)
+    x = torch.rand(2, 8, 8, 8)
+    torch.manual_seed(0)
+    expected = dropout_bytes(x * 2, 0.25)
+    torch.manual_seed(0)
+    assert torch.equal(torch.compile(lambda x: dropout_bytes(x * 2, 0.25), backend="aot_eager")(x), expected)
+
+
 def test_dropout_is_drawn_from_torchs_generator():
     x = torch.ones(1000)
     torch.manual_seed(1)

@@ -50,8 +50,12 @@ def serve():
 
     yield start
     for server in servers:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

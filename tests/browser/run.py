@@ -3,10 +3,10 @@
     python3 tests/browser/run.py                       drives every widget in Chromium; screenshots go to tests/browser/screenshots
     python3 tests/browser/run.py --notebooks [NAME..]  runs each notebook as Colab does: the wheel, the notebook alone, top to bottom
 
-Needs nothing but Python. The packages come into virtual environments in the project's folder: `.venv-test`, the README's, has torch and all
-that is large; `.venv-browser-today` and `.venv-browser-colab` lie over it and hold Jupyter, each in its own version, and the project's
-wheel. Chromium is looked for by name, and installed with apt-get where that is there and you are root. Without Chromium the tests are
-skipped, and the last line says so."""
+Needs nothing but Python (Linux or macOS). The packages come into virtual environments in the project's folder: `.venv-test`, the
+README's, has torch and all that is large; `.venv-browser-today` and `.venv-browser-colab` lie over it and hold Jupyter, each in its
+own version, and the project's wheel. Chromium is looked for by name, and installed with apt-get where that is there and you are
+root. Without Chromium the tests are skipped, and the last line says so."""
 import argparse
 import os
 import shutil
@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from configparser import ConfigParser
 from functools import partial
 from pathlib import Path
@@ -55,11 +54,12 @@ def install_chromium() -> str | None:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         return None
     print("== installing Chromium with apt-get", flush=True)
-    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL, "timeout": 240}
+    quiet = {"env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, "stdout": subprocess.DEVNULL}
     apt = ["apt-get", "-qq", "-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30"]
     try:
-        subprocess.run([*apt, "update"], **quiet)  # may fail for a list that isn't needed
-        subprocess.run([*apt, "install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"], check=True, **quiet)
+        subprocess.run([*apt, "update"], timeout=240, **quiet)  # may fail for a list that isn't needed
+        install = ["install", "-y", "--no-install-recommends", "chromium", "fonts-dejavu-core"]
+        subprocess.run([*apt, *install], check=True, timeout=1800, **quiet)  # long: what is half installed is worse than what is missing
     except (OSError, subprocess.SubprocessError) as error:
         print(f"apt-get failed: {error}", flush=True)
     return find_chromium()
@@ -77,7 +77,7 @@ def base_python() -> Path:
     python = ROOT / ".venv-test/bin/python"
     if not runs([python, "-c", "import torch, pytest, pydicom"]):
         print("== making .venv-test", flush=True)
-        venv.create(ROOT / ".venv-test", with_pip=True)
+        call([sys.executable, "-m", "venv", ROOT / ".venv-test"])
         pip(python, "-e", ".[dev]")
     return python
 
@@ -100,7 +100,7 @@ def layered(name: str, base: Path, wheel: Path) -> Path:
     python = folder / "bin/python"
     show = "import sysconfig; print(sysconfig.get_path('purelib'))"
     under, own = (Path(subprocess.check_output([p, "-c", show], text=True).strip()) if p.exists() else None for p in (base, python))
-    if own is None or not runs([python, "-m", "pip", "--version"]):
+    if own is None or own.parent.name != under.parent.name or not runs([python, "-m", "pip", "--version"]):
         call([base, "-m", "venv", "--clear", folder])
         own = Path(subprocess.check_output([python, "-c", show], text=True).strip())
     link = own / "base.pth"
@@ -140,7 +140,7 @@ def main() -> None:
         what = [HERE / "alone.py", *args.notebooks] if alone else ["-m", "pytest", HERE, "-p", "no:cacheprovider", *args.pytest]
         print(f"== {'notebooks' if alone else 'widgets'}, {name}", flush=True)  # -I: the wheel, not the checkout
         run = partial(subprocess.run, [python, "-I", *what], env={**environment(name), "MULTIMIX_CHROMIUM": chromium or ""})
-        if (code := run().returncode) and not alone:  # a machine that stalls makes a page late: once more, and say so
+        if (code := run().returncode) == 1 and not alone:  # tests failed; a machine that stalls makes a page late: once more, and say so
             print(f"== widgets, {name}, a second time", flush=True)
             code = run().returncode
         print(f"{name}: {'failed' if code else 'passed'} in {time.perf_counter() - start:.0f} s", flush=True)
