@@ -58,19 +58,20 @@ class Visit:
             assert time.time() < end, f"did not happen: {what}; {self.alerts()} {self.faults}"
             self.page.wait_for_timeout(30)
 
+    def another(self, read, act, what: str) -> None:
+        "`act()`, wait until `read()` gives something else, and see that all is well."
+        before = read()
+        act()
+        self.until(lambda: read() != before, what)
+        self.is_well()
+
     def changes(self, act, what: str) -> None:
         "`act()`, and wait for another picture."
-        before = self.source()
-        act()
-        self.until(lambda: self.source() != before, f"another picture: {what}")
-        self.is_well()
+        self.another(self.source, act, f"another picture: {what}")
 
     def tells(self, act, what: str) -> None:
         "`act()`, and wait for another text."
-        before = self.text()
-        act()
-        self.until(lambda: self.text() != before, f"another text: {what}")
-        self.is_well()
+        self.another(self.text, act, f"another text: {what}")
 
     def is_well(self) -> None:
         wrong = [*self.alerts(), *self.faults, *re.findall(r"(?:Traceback|\w+Error:).*", self.text())]
