@@ -14,7 +14,7 @@ import warnings
 import zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -110,8 +110,8 @@ def _missing(f, log, start: int, n: int, row: int) -> list[int]:
 # %% ../nbs/00d_cache.ipynb #00d-cache-026
 def _make_room(target: Path, need: int) -> None:
     "Remove old parts of other caches; raise `InputError` where `need` bytes will not fit on the disk."
-    for old in (p for end in ("part", "log") for p in target.parent.glob(f".*.npy.{end}")):
-        with suppress(FileNotFoundError):  # another process has just renamed it
+    for old in (p for end in ("part", "log", "lock") for p in target.parent.glob(f".*.npy.{end}")):
+        with suppress(FileNotFoundError):  # another process has just renamed or removed it
             if time.time() - old.stat().st_mtime > 30 * 24 * 3600:
                 old.unlink()
     free = shutil.disk_usage(target.parent).free
@@ -157,12 +157,19 @@ def _build(target: Path, rows: list, read, shape: tuple[int, ...], workers: int,
         _make_room(target, len(rows) * int(np.prod(shape)) - 512 * getattr(os.fstat(f.fileno()), "st_blocks", 0))
         bad = _fill(f, g, rows, read, shape, workers, bar)
     _note_bad(target, bad)
-    try:
-        os.replace(part, target)
-    except FileNotFoundError:  # another process was first
-        if not target.exists():
-            raise
+    os.replace(part, target)
     log.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(target: Path):
+    "Inside, no other process fills the part of `target`; after an error the lock's file stays, since others may wait for it."
+    from filelock import FileLock
+    lock = target.with_name(f".{target.name}.lock")
+    with FileLock(lock):
+        yield
+    with suppress(OSError):  # Windows: another process has it open, and removes it
+        lock.unlink()
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-031
 def _still_bad(target: Path, rows: list, read) -> dict[int, str]:
@@ -190,8 +197,10 @@ def _open_or_build(target: Path, rows: list, read, shape: tuple[int, ...], worke
     if (array := _open_cache(target, full)) is None:
         target.parent.mkdir(parents=True, exist_ok=True)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        _build(target, rows, read, shape, workers or min(16, cores), progress)
-        array = _open_cache(target, full)
+        with _alone(target):
+            if (array := _open_cache(target, full)) is None:  # else another process was first
+                _build(target, rows, read, shape, workers or min(16, cores), progress)
+                array = _open_cache(target, full)
     bad = _still_bad(target, rows, read)
     if len(bad) == len(rows):  # nothing is worth keeping
         array = np.zeros(full, dtype=np.uint8)

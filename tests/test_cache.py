@@ -3,8 +3,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
+from concurrent import futures
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -267,6 +269,31 @@ def test_processes_that_build_the_same_cache_do_not_clash(tmp_path, files):
     answers = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], answers
     assert len({out for out, _ in answers}) == 1 and len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_who_comes_second_waits_and_reads_nothing(tmp_path):
+    "Two that fill one part would rename each other's half."
+    last, go_on, read_again = threading.Event(), threading.Event(), []
+
+    def slowly(row):
+        if row == 39:
+            last.set()
+            assert go_on.wait(60)
+        return np.full((2, 2), row + 1, dtype=np.uint8)
+
+    def again(row):
+        read_again.append(row)
+        return slowly(row)
+
+    with futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache_rows, range(40), slowly, (2, 2), "rows.npy", tmp_path, 1, False)
+        assert last.wait(60)
+        second = pool.submit(cache_rows, range(40), again, (2, 2), "rows.npy", tmp_path, 1, False)
+        with pytest.raises(futures.TimeoutError):
+            second.result(timeout=0.5)
+        go_on.set()
+        assert np.array_equal(first.result(60)[0], second.result(60)[0]) and first.result()[0][39, 0, 0] == 40
+    assert read_again == [] and [path.name for path in tmp_path.iterdir()] == ["rows.npy"]
 
 
 def test_the_benchmark_measures_and_writes_a_table(tmp_path):
