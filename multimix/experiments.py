@@ -80,7 +80,7 @@ def pick_amp(name: str | None, device: str | torch.device) -> str | None:
     return "bf16" if torch.device(device).type == "cpu" and asks is not None and asks() else "no"
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-013
-PHANTOM_DEFAULTS = dict(labels=20, masks=20, steps=300, size=64, threshold=0.8)
+PHANTOM_DEFAULTS = dict(labels=20, masks=20, steps=300, size=64, policy="fixed", threshold=0.8)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-014
 def reuse_labeled(data: MultiTaskData) -> MultiTaskData:

@@ -13,6 +13,7 @@ import os
 import sys
 import zlib
 from dataclasses import asdict, replace
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from types import UnionType
@@ -21,6 +22,7 @@ from typing import get_args, get_type_hints
 from .experiments import PHANTOM_DEFAULTS, cell_name
 from .images import InputError, check_size
 from .methods import METHODS, Config, make_config
+from .pseudo_labels import POLICIES
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-012
 GRIDS = {"paper": """
@@ -96,13 +98,17 @@ def expand(common: dict, group: dict[str, list]) -> list[dict]:
     return [common | dict(zip(group, values)) for values in product(*group.values())]
 
 
-def make_cell(where: str, settings: dict) -> Config:
-    "The config of one cell, or InputError saying `where` in which grid it is wrong."
+def make_cell(where: str, settings: dict, asked=()) -> Config:
+    "The config of one cell; InputError saying `where` in which grid it is wrong, also where a setting that is `asked` would do nothing."
     try:
         check_size(settings.get("size", Config.size))
-        return canonical(make_config(**settings))
+        cell = canonical(make_config(**settings))
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
+    learns = "threshold" not in unread(cell.method) and "threshold" not in signature(POLICIES[cell.policy]).parameters
+    if learns and "threshold" in asked:
+        raise InputError(f"{where}: threshold says nothing to the policy {cell.policy!r}, which finds its own; add policy = 'fixed'")
+    return cell
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-021a
 def check_spec(name: str, spec: dict) -> list[tuple[str, dict]]:
@@ -126,7 +132,7 @@ def read_grid(source: str | os.PathLike | dict, phantom: bool = False, **overrid
     name, spec = ("grid", source) if isinstance(source, dict) else parse_grid(source)
     groups = check_spec(name, spec)
     common, given = PHANTOM_DEFAULTS if phantom else {}, {k: v for k, v in override.items() if v is not None}
-    cells = [make_cell(where, settings | given) for where, group in groups for settings in expand(common, group)]
+    cells = [make_cell(where, settings | given, asked=group) for where, group in groups for settings in expand(common, group)]
     return sorted(dict.fromkeys(cells), key=lambda cell: cell.seed)
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-028

@@ -88,8 +88,8 @@ class OptimizationSettings:
 @dataclass(frozen=True)
 class LossSettings:
     "What the terms weigh, and who makes the pseudo-labels."
-    policy: str = "fixed"  # a key of POLICIES
-    threshold: float = 0.95  # of the policies that have one
+    policy: str = "softmatch"  # a key of POLICIES; the paper: 'fixed'
+    threshold: float = 0.95  # of the policies that have one; 'softmatch' and 'freematch' make their own
     momentum: float = 0.99  # of the policies that keep running means: about the last 1 / (1 - momentum) steps count
     pseudo_weight: float = 1.0  # lambda of eq. 1
     dice_weight: float = 0.2  # alpha of eq. 2

@@ -20,6 +20,7 @@ import numpy as np
 from .comparisons import bootstrap_p, holm, interval95, paired_tests, two_level, verdict
 from .data import InputError
 from .evaluation import resamples, weighted_classification
+from .grid import unread
 from .methods import METHODS, Config, make_config
 from .predictions import FILE, load_predictions
 
@@ -95,9 +96,10 @@ def changed_settings(runs: Iterable[TableRun]) -> list[str]:
 
 
 def variant_name(settings: dict[str, Any], changed: list[str]) -> str:
-    "The method, and each setting of `changed` that isn't the default of its preset: 'multimix, threshold=0.5'."
+    "The method, and each setting of `changed` that it reads and that isn't the default of its preset: 'multimix, policy=fixed'."
     default = asdict(make_config(settings["preset"], method=settings["method"])) | {"preset": Config.preset}
-    told = [name for name in changed if name in settings and settings[name] != default.get(name)]
+    read = set(settings) - unread(settings["method"])
+    told = [name for name in changed if name in read and settings[name] != default.get(name)]
     return ", ".join([settings["method"], *(f"{name}={settings[name]}" for name in told)])
 
 # %% ../nbs/08c_table_runs.ipynb #08c-table-ru-018

@@ -75,7 +75,7 @@ def dead_claim(**changes) -> dict:
     ("[axes]\nfixed_batches = [1]", "fixed_batches is 1; it must be true or false"),
     ("[axes]\nthreshold = ['0.5']", "threshold is '0.5'; it must be a number"),
     ("[axes]\nthreshold = [1.5]", "threshold is 1.5"),
-    ("[axes]\nthreshold = [nan]", "threshold is nan"),
+    ("[axes]\nthreshold = [nan]", "threshold is nan"), ("[axes]\nthreshold = [0.5]", "threshold says nothing to the policy 'softmatch'"),
     ("[axes]\nsize = [32, 40]", "size=40"),
     ("[axes]\nteacher = ['ema']", "teacher 'ema' needs averaged weights"),
     ("[axes]\nseed = [1]\n[[cells]]\nseed = 2\n[[cells]]\nmethd = 'enc'", "[[cells]] number 2: methd is no setting; did you mean method?"),
@@ -115,9 +115,9 @@ def test_groups_are_added_up_and_runs_that_are_the_same_are_one(tmp_path):
     axes = "decoder_lr = 3\n[axes]\nmethod = ['multimix', 'unet']\nlabels = [8, 16]\nmasks = [3]\nseed = [0, 1]\n"
     first = read_grid(grid_file(tmp_path, axes))
     assert len(first) == 2 * (2 + 1)
-    group = "[[cells]]\nmethod = 'multimix'\nlabels = 8\nmasks = 3\nseed = 1\nthreshold = [0.5, 0.95]\npreset = 'corrected'\n"
+    group = "[[cells]]\nmethod = 'multimix'\nlabels = 8\nmasks = 3\nseed = 1\npseudo_weight = [0.5, 1.0]\npreset = 'corrected'\n"
     more = read_grid(grid_file(tmp_path, axes + group))
-    assert len(more) == len(first) + 1 and set(first) < set(more)  # 0.95 is the default
+    assert len(more) == len(first) + 1 and set(first) < set(more)  # 1.0 is the default
     assert {cell.decoder_lr for cell in more} == {3.0} and type(more[0].decoder_lr) is float
     assert read_grid({"decoder_lr": 3.0, "axes": dict(method=["unet"], masks=[3], seed=[1])})[0] in first
 

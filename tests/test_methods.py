@@ -102,7 +102,8 @@ def test_model_and_terms_follow_the_row(method):
 
 
 def test_terms_take_their_weights_and_views_from_the_config():
-    config = make_config(pseudo_weight=0.3, dice_weight=0.7, consistency_weight=0.2, seg_view="clean", consistency="pixel", threshold=0.6)
+    config = make_config(policy="fixed", threshold=0.6, pseudo_weight=0.3, dice_weight=0.7, consistency_weight=0.2, seg_view="clean",
+                         consistency="pixel")
     terms = {t.name: t for t in make_terms(config)}
     assert {name: t.weight for name, t in terms.items()} == {"ce": 1.0, "pseudo": 0.3, "dice": 0.7, "consistency": 0.2}
     assert terms["pseudo"].policy.threshold == 0.6 and terms["consistency"].kind == "pixel"
@@ -297,3 +298,7 @@ def test_masks_move_with_their_images():
 
 def test_consistencies_are_the_ones_that_can_be_chosen():
     assert {make_config(preset).consistency for preset in PRESETS} == set(CONSISTENCIES)
+
+
+def test_the_published_presets_keep_the_papers_threshold_and_ours_weighs_by_softmatch():
+    assert {preset: make_config(preset).policy for preset in PRESETS} == {"corrected": "softmatch", "released": "fixed", "paper": "fixed"}

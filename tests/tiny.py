@@ -14,5 +14,5 @@ def tiny_data(labels: int | None = 6, masks: int | None = 3, seed: int = 0) -> M
 
 
 def tiny_config(preset: str = "corrected", **changes) -> Config:
-    "Batches of two and a narrow network."
-    return make_config(preset, **(dict(size=32, batch=2, unlabeled=3, width=4, steps=6) | changes))
+    "Batches of two, a narrow network, and a plain threshold."
+    return make_config(preset, **(dict(policy="fixed", size=32, batch=2, unlabeled=3, width=4, steps=6) | changes))
