@@ -1,0 +1,70 @@
+"""Which validation foresees the test? `python benchmarks/validation_views.py RUNS... --data DIR --out FILE.csv`
+
+Every finished run under RUNS is judged on its validation images as they are, and in strong views of 2 and of 4 operations (the mean AUROC
+of `--draws` seeds), beside its result on the test set. Then, over runs of the same seed, how well each of these orders the runs as the
+test does (Spearman's rank correlation of what is left when each seed's mean is taken out). Rows are written as they come; those in FILE
+stay."""
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import roc_auc_score
+
+from multimix.augmentation import strong_view
+from multimix.evaluation import predict
+from multimix.experiments import Judged, load_data, load_run
+from multimix.table_runs import read_run
+
+OPERATIONS = (2, 4)
+MEASURES = ("clean", *(f"strong_{n}" for n in OPERATIONS))
+
+
+def in_strong_views(images: np.ndarray, operations: int, seed: int) -> np.ndarray:
+    "The images (N, S, S) uint8, each in one strong view."
+    view = strong_view(torch.from_numpy(np.array(images))[:, None], n=operations, generator=torch.Generator().manual_seed(seed))
+    return (view.images[:, 0] * 255).round().byte().numpy()
+
+
+def judge(folder: Path, data: str, draws: int) -> dict:
+    "The row of a run."
+    run, kept = load_run(folder), read_run(folder)
+    part, model = load_data(data, run.config).cls_val, Judged(run.model, run.config, "cls")
+    known = part.labels >= 0
+
+    def auroc(images):
+        return roc_auc_score(part.labels[known] == 1, predict(model, images, masks=False).probs[known, 1])
+
+    strong = {f"strong_{n}": np.mean([auroc(in_strong_views(part.images, n, seed)) for seed in range(draws)]) for n in OPERATIONS}
+    test = kept.results["in_domain"]["classification"]
+    return {"run": folder.name, "seed": run.config.seed, "images": int(known.sum()), "clean": auroc(np.array(part.images))} | strong | {
+        "test": test["auroc"], "test_accuracy": test["accuracy"]}
+
+
+def agreement(table: pd.DataFrame) -> pd.Series:
+    "Rank correlation of each measure with the test, within the seeds."
+    scores = table[[*MEASURES, "test"]]
+    return (scores - scores.groupby(table["seed"]).transform("mean")).corr(method="spearman")["test"][list(MEASURES)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--data")
+    parser.add_argument("--draws", type=int, default=4)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    rows = pd.read_csv(args.out).to_dict("records") if args.out.exists() else []
+    done = {row["run"] for row in rows}
+    for file in sorted(file for folder in args.runs for file in folder.glob("**/results.json")):
+        folder = file.parent
+        if folder.name not in done and "classification" in read_run(folder).results["in_domain"]:
+            rows.append(judge(folder, args.data, args.draws))
+            pd.DataFrame(rows).round(4).to_csv(args.out, index=False)
+            print(folder.name, *(f"{name} {rows[-1][name]:.3f}" for name in (*MEASURES, "test")), flush=True)
+    print(f"{len(rows)} runs; rank correlation with the test within seeds:", agreement(pd.DataFrame(rows)).round(2).to_dict())
+
+
+if __name__ == "__main__":
+    main()
