@@ -418,6 +418,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'multimix.experiments.explain_figure': ('experiments.html#explain_figure', 'multimix/experiments.py'),
                                       'multimix.experiments.explain_images': ('experiments.html#explain_images', 'multimix/experiments.py'),
                                       'multimix.experiments.explain_one': ('experiments.html#explain_one', 'multimix/experiments.py'),
+                                      'multimix.experiments.fit_data': ('experiments.html#fit_data', 'multimix/experiments.py'),
                                       'multimix.experiments.judge': ('experiments.html#judge', 'multimix/experiments.py'),
                                       'multimix.experiments.kept_settings': ('experiments.html#kept_settings', 'multimix/experiments.py'),
                                       'multimix.experiments.load_data': ('experiments.html#load_data', 'multimix/experiments.py'),

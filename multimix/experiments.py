@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'PHANTOM_DEFAULTS', 'collect', 'pick_device', 'pick_amp', 'reuse_labeled', 'load_data', 'Judged',
-           'make_validate', 'predict_all', 'write_json', 'judge', 'new_folder', 'kept_settings', 'choose_config',
-           'run_experiment', 'load_run', 'evaluate_run', 'explain_figure', 'explain_one', 'explain_images', 'cell_name',
-           'summarize']
+           'make_validate', 'predict_all', 'write_json', 'judge', 'new_folder', 'kept_settings', 'fit_data',
+           'choose_config', 'run_experiment', 'load_run', 'evaluate_run', 'explain_figure', 'explain_one',
+           'explain_images', 'cell_name', 'summarize']
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-003
 import json
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from . import __version__
-from .data import InputError, MultiTaskData, join
+from .data import TRAIN, InputError, MultiTaskData, join
 from .datasets import load_root
 from .devices import connect, main_first, on_main
 from .evaluation import classification_metrics, evaluate, overlap_scores, predict, predict_tests
@@ -182,6 +182,16 @@ def kept_settings(out: Path, given: dict) -> dict:
         raise InputError(f"the run in {out} has another {', '.join(differ)}: resume it with the settings it was started with")
     return kept
 
+# %% ../nbs/08_experiments.ipynb #08-experimen-026b
+def fit_data(given: dict, data: MultiTaskData) -> dict:
+    "What was `given`, and the size and the budgets that data made ready has. InputError for another size."
+    sets = {name: images for name in TRAIN if (images := getattr(data, name)) is not None}
+    size = next((images.images.shape[-1] for images in sets.values()), Config.size)
+    if given.get("size", size) != size:
+        raise InputError(f"size {given['size']}: the data made ready has images of {size} x {size}; leave size out, or make it anew")
+    budget = {"labels": sets.get("cls_labeled"), "masks": sets.get("seg_labeled")}
+    return {k: len(images) for k, images in budget.items() if images is not None} | {"size": size} | given
+
 # %% ../nbs/08_experiments.ipynb #08-experimen-027
 def choose_config(given: dict, data, out: str | os.PathLike | None, resume: bool) -> Config:
     "The config of a new run from what was `given` (None = not given), or that of the run in `out` for a resume."
@@ -190,6 +200,8 @@ def choose_config(given: dict, data, out: str | os.PathLike | None, resume: bool
     given = {k: v for k, v in given.items() if v is not None}
     if resume:
         return make_config(**kept_settings(Path(out), given))
+    if isinstance(data, MultiTaskData):
+        given = fit_data(given, data)
     return make_config(**(PHANTOM_DEFAULTS | given if data is None else given))
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-028

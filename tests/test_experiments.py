@@ -172,6 +172,15 @@ def test_training_refuses_a_split_that_shares_an_image_unless_told(tmp_path, mon
         evaluate_run(tmp_path / "run", tmp_path / "x", device="cpu")
 
 
+def test_data_made_ready_say_their_size_and_budgets_themselves(data, tmp_path):
+    told = run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", method="enc", steps=1, batch=4)
+    kept = json.loads((tmp_path / "run/config.json").read_text())
+    assert [(said["size"], said["labels"], said["masks"]) for said in (told, kept)] == [(32, 8, 3)] * 2
+    with pytest.raises(InputError, match="size 64: the data made ready has images of 32 x 32"):
+        run_experiment(data, out=tmp_path / "other", progress=False, device="cpu", size=64)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_used_folder_and_a_resume_with_other_settings_are_refused(run, data, tmp_path):
     folder, results = run
     before = (folder / "last.pt").read_bytes()
