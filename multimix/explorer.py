@@ -75,7 +75,7 @@ def tell_reading(found: Reading, classes: tuple[str, ...] = ()) -> str:
 def reading_figure(found: Reading, classes: tuple[str, ...] = (), **look) -> "Figure":
     "The picture of a reading, its probabilities and its numbers as one matplotlib figure; `look` as in `draw_reading`."
     picture = draw_reading(found, classes=classes, **look)
-    figure, axes = new_figure(picture.shape[1] / 110, picture.shape[0] / 110 + 0.9, 2)
+    figure, axes = new_figure(picture.shape[1] / 110, picture.shape[0] / 110 + 1.05, 2)
     axes[0, 0].get_gridspec().set_height_ratios([picture.shape[0] / 110, 0.7])
     axes[0, 0].imshow(picture)
     axes[0, 0].axis("off")
@@ -84,6 +84,7 @@ def reading_figure(found: Reading, classes: tuple[str, ...] = (), **look) -> "Fi
         return figure
     axes[1, 0].barh(names_of(found, classes)[: len(found.probs)], found.probs, color="#1f5fa8")
     axes[1, 0].set(xlim=(0, 1), ylim=(len(found.probs) - 0.4, -0.6))  # the first class above, as in the widget
+    axes[1, 0].set_xlabel("probability", fontsize=7)
     axes[1, 0].tick_params(labelsize=7)
     parts = [found.case.name]
     parts += [] if found.hit is None else ["pointing game: " + ("hit" if found.hit else "miss")]
