@@ -78,7 +78,7 @@ def trained(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     cls, seg = make_phantom(80, 32, 1, task="classification"), make_phantom(30, 32, 2, task="segmentation")
-    config = make_config(steps=40, size=32, width=8, batch=8, unlabeled=8)
+    config = make_config(policy="fixed", steps=40, size=32, width=8, batch=8, unlabeled=8)
     train(config, MultiTaskData.from_sets(cls, seg, labels=30, masks=20), folder, progress=False)
     return folder
 
