@@ -43,7 +43,7 @@ SETTINGS = dict(flip=0.5, pad=0.125, m=10, p=1.0, cutout=0.5, ops=OPS, resample=
 def both(images, masks, seed, n, **changed):
     "The strong view image by image, and of the whole batch at once, from the same draws."
     options = SETTINGS | changed
-    u = A._uniform(len(images), 6 + 4 * n, seeded(seed))
+    u = A.uniform(len(images), 6 + 4 * n, seeded(seed))
     return A.strong_view(images, masks, generator=seeded(seed), n=n, **options), A._strong_batch(images, masks, u, **options)
 
 
@@ -70,7 +70,7 @@ def test_any_weak_view_is_the_batched_one(height, width, seed, pad, flip, dtype)
     images = pictures(5, height, width, seed % 97)
     images = images if dtype == torch.uint8 else (images / 255).to(dtype)
     masks = torch.rand(5, 2, height, width, generator=seeded(seed)) > 0.5
-    u = A._uniform(5, 3, seeded(seed))
+    u = A.uniform(5, 3, seeded(seed))
     whole = A._view(*A._weak(images, masks, u, flip, pad))
     assert equal(A.weak_view(images, masks, generator=seeded(seed), flip=flip, pad=pad), whole)
 
