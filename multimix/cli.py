@@ -34,7 +34,7 @@ TRAIN_OPTIONS = {
     "data": dict(metavar="DIR", help="folder with data sets (see multimix download); without it, phantom X-rays are drawn"),
     "method": dict(metavar="NAME", help="multimix (default), unet, enc, enc_ssl, umtl, umtl_s, umtl_ssl, umtl_ssl_s; "
                    "to compare: mean_teacher, cps, multimix_mt or multimix_cps"),
-    "preset": dict(metavar="NAME", help="corrected (default), released or paper"),
+    "preset": dict(metavar="NAME", help="corrected (default), robust, released or paper"),
     "labels": dict(type=budget, metavar="N", help="images whose class is known, or all"),
     "masks": dict(type=budget, metavar="N", help="images whose lung mask is known, or all"),
     "size": dict(type=int, metavar="S", help="side of the images in pixels, divisible by 16"),
@@ -73,7 +73,7 @@ BENCH_OPTIONS = {
     "--size": dict(type=int, metavar="S", default=256, help="side of the images in pixels (default: 256)"),
     "--batch": dict(type=int, metavar="N", default=10, help="images a step of each stream (default: 10)"),
     "--device": TRAIN_OPTIONS["device"],
-    "--preset": dict(metavar="NAME", default="released", help="released (default: what the plain step computes), corrected or paper"),
+    "--preset": dict(metavar="NAME", default="released", help="released (default: what the plain step computes), corrected, robust or paper"),
     "--amp": dict(metavar="NAME", default="no", help="mixed precision: no (default), bf16 or fp16"),
     "--rounds": dict(type=int, metavar="N", default=5, help="times that each program is measured, in turns (default: 5)"),
     "--json": dict(metavar="FILE", help="write what was measured, for programs"),

@@ -21,7 +21,7 @@ from typing import get_args, get_type_hints
 
 from .experiments import PHANTOM_DEFAULTS, cell_name
 from .images import InputError, check_size
-from .methods import METHODS, Config, make_config
+from .methods import CAMERAS, METHODS, Config, make_config
 from .pseudo_labels import POLICIES
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-012
@@ -108,6 +108,8 @@ def make_cell(where: str, settings: dict, asked=()) -> Config:
     learns = "threshold" not in unread(cell.method) and "threshold" not in signature(POLICIES[cell.policy]).parameters
     if learns and "threshold" in asked:
         raise InputError(f"{where}: threshold says nothing to the policy {cell.policy!r}, which finds its own; add policy = 'fixed'")
+    if (idle := {"zoom", "stretch", "tone"} & set(asked)) and not CAMERAS[cell.cameras]:
+        raise InputError(f"{where}: {min(idle)} says nothing without other cameras; add cameras = 'cls'")
     return cell
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-021a
