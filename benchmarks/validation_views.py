@@ -1,10 +1,14 @@
 """Which validation foresees the test? `python benchmarks/validation_views.py RUNS... --data DIR --out FILE.csv`
 
-Every finished run under RUNS is judged on its validation images as they are, and in strong views of 2 and of 4 operations (the mean AUROC
-of `--draws` seeds), beside its result on the test set. Then, over runs of the same seed, how well each of these orders the runs as the
-test does (Spearman's rank correlation of what is left when each seed's mean is taken out). Rows are written as they come; those in FILE
-stay."""
+Every finished run under RUNS is judged on its validation images as they are, in strong views of 2 and of 4 operations (the mean AUROC of
+`--draws` seeds), and in a third hospital, beside its result on the test sets. Then, over runs of the same seed, how well each of these
+orders the runs as the test does (Spearman's rank correlation of what is left when each seed's mean is taken out). Rows are written as they
+come; those in FILE stay.
+
+The third hospital is Open-i (DIR/iu_xray, as `multimix download iu_xray` lays it out): frontal images of adults whose reports are coded
+`normal`, against those with a word in `AIRSPACE`. Neither training nor the test sets know it."""
 import argparse
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +19,22 @@ from sklearn.metrics import roc_auc_score
 from multimix.augmentation import strong_view
 from multimix.evaluation import predict
 from multimix.experiments import Judged, load_data, load_run
+from multimix.images import thumbnail
 from multimix.table_runs import read_run
 
 OPERATIONS = (2, 4)
-MEASURES = ("clean", *(f"strong_{n}" for n in OPERATIONS))
+MEASURES = ("clean", *(f"strong_{n}" for n in OPERATIONS), "third")
+AIRSPACE = "pneumonia|infiltrate|consolidation|airspace disease"
+
+
+@cache
+def third_hospital(folder: Path, size: int) -> tuple[np.ndarray, np.ndarray]:
+    "Images (N, S, S) uint8 of Open-i, and whether each shows an opacity of the lung, (N,) bool."
+    reports = pd.read_csv(folder / "indiana_reports.csv").merge(pd.read_csv(folder / "indiana_projections.csv"), on="uid")
+    files = reports["filename"].str.removesuffix(".png").map(lambda name: folder / "images" / f"{name}.jpg")
+    ill = (reports["MeSH"] + " " + reports["Problems"]).str.contains(AIRSPACE, case=False)
+    kept = (reports["projection"] == "Frontal") & files.map(Path.exists) & (ill | (reports["Problems"] == "normal"))
+    return np.stack([thumbnail(file, size) for file in files[kept]]), ill[kept].to_numpy()
 
 
 def in_strong_views(images: np.ndarray, operations: int, seed: int) -> np.ndarray:
@@ -37,15 +53,19 @@ def judge(folder: Path, data: str, draws: int) -> dict:
         return roc_auc_score(part.labels[known] == 1, predict(model, images, masks=False).probs[known, 1])
 
     strong = {f"strong_{n}": np.mean([auroc(in_strong_views(part.images, n, seed)) for seed in range(draws)]) for n in OPERATIONS}
-    test = kept.results["in_domain"]["classification"]
-    return {"run": folder.name, "seed": run.config.seed, "images": int(known.sum()), "clean": auroc(np.array(part.images))} | strong | {
-        "test": test["auroc"], "test_accuracy": test["accuracy"]}
+    test, other = (kept.results[domain]["classification"] for domain in ("in_domain", "cross_domain"))
+    row = {"run": folder.name, "seed": run.config.seed, "images": int(known.sum()), "clean": auroc(np.array(part.images)), **strong}
+    if (third := Path(data) / "iu_xray").is_dir():
+        images, ill = third_hospital(third, run.config.size)
+        row["third"] = roc_auc_score(ill, predict(model, images, masks=False).probs[:, 1])
+    return row | {"test": test["auroc"], "test_accuracy": test["accuracy"], "other_hospital": other["auroc"]}
 
 
 def agreement(table: pd.DataFrame) -> pd.Series:
     "Rank correlation of each measure with the test, within the seeds."
-    scores = table[[*MEASURES, "test"]]
-    return (scores - scores.groupby(table["seed"]).transform("mean")).corr(method="spearman")["test"][list(MEASURES)]
+    known = [name for name in MEASURES if name in table]
+    scores = table[[*known, "test"]]
+    return (scores - scores.groupby(table["seed"]).transform("mean")).corr(method="spearman")["test"][known]
 
 
 def main() -> None:
@@ -62,7 +82,7 @@ def main() -> None:
         if folder.name not in done and "classification" in read_run(folder).results["in_domain"]:
             rows.append(judge(folder, args.data, args.draws))
             pd.DataFrame(rows).round(4).to_csv(args.out, index=False)
-            print(folder.name, *(f"{name} {rows[-1][name]:.3f}" for name in (*MEASURES, "test")), flush=True)
+            print(folder.name, *(f"{name} {rows[-1][name]:.3f}" for name in (*MEASURES, "test") if name in rows[-1]), flush=True)
     print(f"{len(rows)} runs; rank correlation with the test within seeds:", agreement(pd.DataFrame(rows)).round(2).to_dict())
 
 
