@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .augmentation import Draws, uniform
+from .data import send
 from .images import InputError
 from .operations import look_up
 
@@ -59,8 +60,8 @@ def camera_view(
     check_camera(images, zoom, stretch, tone)
     u = uniform(len(images), 2 + PIECES, generator)
     if zoom or stretch:
-        grid = F.affine_grid(frames(u[:, :2], zoom, stretch).to(images.device), [len(images), 1, *images.shape[2:]], align_corners=False)
+        grid = F.affine_grid(send(frames(u[:, :2], zoom, stretch), images.device), [len(images), 1, *images.shape[2:]], align_corners=False)
         read = dict(padding_mode="reflection", align_corners=False)
         images = F.grid_sample(images.float(), grid, **read).round().to(torch.uint8)
         masks = masks if masks is None else F.grid_sample(masks.float(), grid, mode="nearest", **read)
-    return (look_up(tone_curves(u[:, 2:], tone).to(images.device), images) if tone else images), masks
+    return (look_up(send(tone_curves(u[:, 2:], tone), images.device), images) if tone else images), masks

@@ -73,7 +73,7 @@ BENCH_OPTIONS = {
     "--size": dict(type=int, metavar="S", default=256, help="side of the images in pixels (default: 256)"),
     "--batch": dict(type=int, metavar="N", default=10, help="images a step of each stream (default: 10)"),
     "--device": TRAIN_OPTIONS["device"],
-    "--preset": dict(metavar="NAME", default="released", help="released (default: what the plain step computes), corrected, robust or paper"),
+    "--preset": dict(metavar="NAME", default="released", help="released (default: the plain step's), corrected, robust or paper"),
     "--amp": dict(metavar="NAME", default="no", help="mixed precision: no (default), bf16 or fp16"),
     "--rounds": dict(type=int, metavar="N", default=5, help="times that each program is measured, in turns (default: 5)"),
     "--json": dict(metavar="FILE", help="write what was measured, for programs"),

@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'PAPER', 'AVERAGED', 'PUBLISHED', 'PRESETS', 'LABELED_VIEWS', 'BRIDGES', 'CAMERAS', 'CHOICES', 'COUNTS',
            'RANGES', 'ERRATA', 'Method', 'DataSettings', 'OptimizationSettings', 'LossSettings', 'NetworkSettings',
            'ViewSettings', 'Config', 'check_config', 'make_config', 'make_terms', 'make_model', 'make_peer',
-           'scale_input', 'change_camera', 'make_view', 'add_noise']
+           'change_camera', 'scale_input', 'make_view', 'add_noise']
 
 # %% ../nbs/06_methods.ipynb #06-methods-009
 from dataclasses import dataclass, field, fields, replace
@@ -111,7 +111,7 @@ class NetworkSettings:
     saliency_scale: str = "max"  # 'none', as released: a map that fades as images grow (E8); 'max': each map's largest value is 1
     eval_dropout: bool = False  # dropout on at test time (E6)
 
-
+# %% ../nbs/06_methods.ipynb #06-methods-019a
 @dataclass(frozen=True)
 class ViewSettings:
     "How the views are drawn."
@@ -250,18 +250,18 @@ def make_peer(config: Config, num_classes: int = 2, mask_channels: int = 1) -> M
     return MultiMix(num_classes=num_classes, mask_channels=mask_channels, width=config.width, dropout=config.dropout, bridge=False,
                     seed=sub_seed(config.seed, "peer"))
 
-# %% ../nbs/06_methods.ipynb #06-methods-037
-def scale_input(x: Tensor, stream: str, config: Config) -> Tensor:
-    "Grey levels (N, 1, H, W) float32 in [0, 1] to what the config feeds the network: unchanged, or [-1, 1] (E12)."
-    signed = config.input_range == "signed" or (config.input_range == "mixed" and stream.startswith("seg"))
-    return x * 2 - 1 if signed else x
-
-
+# %% ../nbs/06_methods.ipynb #06-methods-037a
 def change_camera(images: Tensor, masks: Tensor | None, stream: str, config: Config, generator) -> tuple[Tensor, Tensor | None]:
     "A batch of `stream`, images (N, 1, H, W) uint8 and masks (N, M, H, W), through other cameras where the config says so; else as it is."
     if stream.split("_")[0] not in CAMERAS[config.cameras]:
         return images, masks
     return camera_view(images, masks, generator=generator, zoom=config.zoom, stretch=config.stretch, tone=config.tone)
+
+# %% ../nbs/06_methods.ipynb #06-methods-037
+def scale_input(x: Tensor, stream: str, config: Config) -> Tensor:
+    "Grey levels (N, 1, H, W) float32 in [0, 1] to what the config feeds the network: unchanged, or [-1, 1] (E12)."
+    signed = config.input_range == "signed" or (config.input_range == "mixed" and stream.startswith("seg"))
+    return x * 2 - 1 if signed else x
 
 
 def make_view(images: Tensor, masks: Tensor | None, view: str, config: Config, generator) -> View:
