@@ -150,7 +150,7 @@ PRESETS = {
                                  fixed_batches=True, keep="first"),
     "paper": PUBLISHED | dict(consistency="pixel", teacher_dropout=False, eval_dropout=False, strong_pad=0.125, input_range="signed",
                               fixed_batches=False, keep="best"),
-    "robust": dict(cameras="cls", policy="fixed"),
+    "robust": dict(cameras="cls", policy="fixed", steps=1500),
 }
 
 # %% ../nbs/06_methods.ipynb #06-methods-026

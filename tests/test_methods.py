@@ -139,7 +139,7 @@ def test_presets_are_valid_and_make_what_they_say(preset):
     config = make_config(preset)
     assert config.preset == preset and check_config(config) is config
     assert {name: getattr(config, name) for name in PRESETS[preset]} == PRESETS[preset]
-    assert set(PRESETS[preset]) <= set(DEFAULTS) - {"preset", "method", "seed", "labels", "masks", "steps"}
+    assert set(PRESETS[preset]) <= set(DEFAULTS) - {"preset", "method", "seed", "labels", "masks"}
 
 
 def test_corrected_is_the_default():
