@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from multimix.augmentation import strong_view
 from multimix.evaluation import predict
@@ -43,6 +43,13 @@ def in_strong_views(images: np.ndarray, operations: int, seed: int) -> np.ndarra
     return (view.images[:, 0] * 255).round().byte().numpy()
 
 
+def best_accuracy(labels: np.ndarray, probs: np.ndarray) -> float:
+    "The accuracy on the test set with the threshold that is best on it: what a threshold, at most, can mend."
+    false_alarms, found, _ = roc_curve(labels == 1, probs, drop_intermediate=False)
+    ill = (labels == 1).mean()
+    return float((found * ill + (1 - false_alarms) * (1 - ill)).max())
+
+
 def judge(folder: Path, data: str, draws: int) -> dict:
     "The row of a run."
     run, kept = load_run(folder), read_run(folder)
@@ -58,6 +65,8 @@ def judge(folder: Path, data: str, draws: int) -> dict:
     if (third := Path(data) / "iu_xray").is_dir():
         images, ill = third_hospital(third, run.config.size)
         row["third"] = roc_auc_score(ill, predict(model, images, masks=False).probs[:, 1])
+    if numbers := kept.numbers.get("in_domain", {}).get("classification"):
+        row["best_accuracy"] = best_accuracy(numbers["labels"], numbers["probs"][:, 1])
     return row | {"test": test["auroc"], "test_accuracy": test["accuracy"], "other_hospital": other["auroc"]}
 
 
