@@ -110,6 +110,8 @@ def make_cell(where: str, settings: dict, asked=()) -> Config:
         raise InputError(f"{where}: threshold says nothing to the policy {cell.policy!r}, which finds its own; add policy = 'fixed'")
     if (idle := {"zoom", "stretch", "tone"} & set(asked)) and not CAMERAS[cell.cameras]:
         raise InputError(f"{where}: {min(idle)} says nothing without other cameras; add cameras = 'cls'")
+    if "collimation" in asked and not CAMERAS[cell.collimators]:
+        raise InputError(f"{where}: collimation says nothing without a frame; add collimators = 'seg'")
     return cell
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-021a

@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'PAPER', 'AVERAGED', 'PUBLISHED', 'PRESETS', 'LABELED_VIEWS', 'BRIDGES', 'CAMERAS', 'CHOICES', 'COUNTS',
            'RANGES', 'ERRATA', 'Method', 'DataSettings', 'OptimizationSettings', 'LossSettings', 'NetworkSettings',
            'ViewSettings', 'Config', 'check_config', 'make_config', 'make_terms', 'make_model', 'make_peer',
-           'change_camera', 'scale_input', 'make_view', 'add_noise']
+           'change_camera', 'add_frame', 'scale_input', 'make_view', 'add_noise']
 
 # %% ../nbs/06_methods.ipynb #06-methods-009
 from dataclasses import dataclass, field, fields, replace
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .augmentation import Draws, View, clean_view, strong_view, weak_view
 from .bridge import BRIDGE_MAPS
-from .cameras import camera_view
+from .cameras import camera_view, collimate
 from .data import InputError, sub_seed
 from .losses import CONSISTENCIES, CrossEntropy, DiceTerm, PseudoLabel, SegConsistency, ViewKey
 from .model import MultiMix
@@ -128,6 +128,8 @@ class ViewSettings:
     zoom: float = 0.3  # how much nearer or farther a camera may stand
     stretch: float = 0.3  # how much longer or wider its film may be
     tone: float = 0.75  # how far its curve of greys may bend
+    collimators: str = "none"  # whose views may stand in a black frame: as `cameras`
+    collimation: float = 0.3  # how much of a side a blade may cover
 
 # %% ../nbs/06_methods.ipynb #06-methods-021
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ PUBLISHED = dict(  # what paper and released code agree on
     lr=1e-4, decoder_lr=1.0, schedule="step", weight_decay=0.0, ema=0.0, batch=10, unlabeled=10, policy="fixed", threshold=0.7,
     momentum=0.999, pseudo_weight=0.25, dice_weight=5.0, consistency_weight=0.01, teacher="student", width=16, dropout=0.25,
     saliency_scale="none", weak_pad=0.125, strong_ops=2, strong_magnitude=10, strong_p=0.5, cutout=0.0, seg_view="clean",
-    labeled_view="weak", bridge="saliency", cameras="none", zoom=0.3, stretch=0.3, tone=0.75,
+    labeled_view="weak", bridge="saliency", cameras="none", zoom=0.3, stretch=0.3, tone=0.75, collimators="none", collimation=0.3,
     mask_weight=0.1, ramp_up=0.4, noise=0.1,  # of methods that came later
 )
 PRESETS = {
@@ -150,7 +152,7 @@ PRESETS = {
                                  fixed_batches=True, keep="first"),
     "paper": PUBLISHED | dict(consistency="pixel", teacher_dropout=False, eval_dropout=False, strong_pad=0.125, input_range="signed",
                               fixed_batches=False, keep="best"),
-    "robust": dict(cameras="cls", policy="fixed", steps=1500),
+    "robust": dict(cameras="cls", collimators="seg", policy="fixed", steps=1500),
 }
 
 # %% ../nbs/06_methods.ipynb #06-methods-026
@@ -161,7 +163,7 @@ CHOICES = {
     "method": METHODS, "preset": PRESETS, "policy": POLICIES, "consistency": CONSISTENCIES,
     "balance": ("equal", "proportional"), "schedule": ("one_cycle", "cosine", "step", "constant"), "amp": ("no", "bf16", "fp16"),
     "teacher": ("ema", "student"), "seg_view": ("weak", "clean"), "input_range": ("unit", "signed", "mixed"), "keep": ("best", "first"),
-    "saliency_scale": ("none", "max"), "labeled_view": LABELED_VIEWS, "bridge": BRIDGES, "cameras": CAMERAS,
+    "saliency_scale": ("none", "max"), "labeled_view": LABELED_VIEWS, "bridge": BRIDGES, "cameras": CAMERAS, "collimators": CAMERAS,
 }
 
 
@@ -176,7 +178,7 @@ RANGES = {  # field: lowest, highest
     "threshold": (0, 1), "momentum": (0, 1), "pseudo_weight": (0, 1e6), "dice_weight": (0, 1e6), "consistency_weight": (0, 1e6),
     "weak_pad": (0, 0.99), "strong_pad": (0, 0.99), "strong_p": (0, 1), "cutout": (0, 1),
     "strong_ops": (0, 100), "strong_magnitude": (2, 11), "mask_weight": (0, 1e6), "ramp_up": (0, 1), "noise": (0, 1),
-    "zoom": (0, 1), "stretch": (0, 1), "tone": (0, 0.99),
+    "zoom": (0, 1), "stretch": (0, 1), "tone": (0, 0.99), "collimation": (0, 0.49),
 }
 
 
@@ -256,6 +258,13 @@ def change_camera(images: Tensor, masks: Tensor | None, stream: str, config: Con
     if stream.split("_")[0] not in CAMERAS[config.cameras]:
         return images, masks
     return camera_view(images, masks, generator=generator, zoom=config.zoom, stretch=config.stretch, tone=config.tone)
+
+
+def add_frame(view: View, stream: str, config: Config, generator) -> View:
+    "The view of a batch of `stream`, some of its images in a collimator's black frame where the config says so; else as it is."
+    if stream.split("_")[0] not in CAMERAS[config.collimators]:
+        return view
+    return View(*collimate(*view, generator=generator, collimation=config.collimation))
 
 # %% ../nbs/06_methods.ipynb #06-methods-037
 def scale_input(x: Tensor, stream: str, config: Config) -> Tensor:

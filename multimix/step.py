@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .data import Batch, InputError, MultiTaskData, sub_seed
 from .devices import ALONE, Processes, connect, gather_predictions, share_batch, share_draws, sum_gradients
 from .losses import Prediction, ViewKey
-from .methods import Config, add_noise, change_camera, make_model, make_terms, make_view, scale_input
+from .methods import Config, add_frame, add_noise, change_camera, make_model, make_terms, make_view, scale_input
 from .model import MultiMix, encode_with_saliency
 
 # %% ../nbs/06a_step.ipynb #06a-step-013
@@ -83,6 +83,7 @@ def make_views(keys, streams: dict, step: int, config: Config, generator,
             continue
         taken = (b.images, b.masks) if key.view == "clean" else change_camera(b.images, b.masks, key.stream, config, draws)
         view = make_view(*taken, key.view, config, draws)
+        view = view if key.view == "clean" else add_frame(view, key.stream, config, draws)
         views[key] = scale_input(view.images, key.stream, config), Prediction(labels=b.labels, targets=view.masks, index=b.index)
     return views
 

@@ -1,13 +1,17 @@
 """Views through other cameras: what they change, what they leave alone, and who sees them."""
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_config, tiny_data
 
-from multimix.cameras import PIECES, camera_view, frames, tone_curves
+from multimix.augmentation import View
+from multimix.cameras import PIECES, camera_view, collimate, frames, tone_curves
 from multimix.images import InputError
-from multimix.methods import CAMERAS, PRESETS, change_camera, make_config
+from multimix.losses import ViewKey
+from multimix.methods import CAMERAS, PRESETS, add_frame, change_camera, make_config
 from multimix.step import Trainer, make_views, train_step
 
 fractions = st.floats(0, 1, exclude_max=True)
@@ -116,3 +120,58 @@ def test_a_step_of_robust_is_repeated_by_its_seed():
         losses = [train_step(trainer)["loss"].item() for _ in range(2)]
         weights.append([*losses, *(p.sum().item() for p in trainer.model.parameters())])
     assert weights[0] == weights[1]
+
+
+def test_a_frame_is_black_square_and_cuts_the_mask():
+    images, masks = torch.full((400, 1, 40, 64), 200, dtype=torch.uint8), torch.ones(400, 2, 40, 64)
+    view, cut = collimate(images, masks, generator=seeded(), collimation=0.3)
+    assert view.dtype == torch.uint8 and cut.dtype == masks.dtype and set(view.unique().tolist()) == {0, 200}
+    seen = view > 0
+    assert torch.equal(cut, seen.expand_as(cut).float())
+    rows, columns = seen.any(3, keepdim=True), seen.any(2, keepdim=True)
+    assert torch.equal(seen, rows & columns)
+    for side, open_ in ((40, rows.flatten(1)), (64, columns.flatten(1))):
+        assert (open_.int().diff() != 0).sum(1).max() <= 2  # one open part
+        assert open_[:, side * 3 // 10:side - side * 3 // 10].all()
+
+
+def test_about_half_of_the_images_keep_the_open_field_and_every_side_gets_blades():
+    view, _ = collimate(torch.ones(4000, 1, 32, 32), generator=seeded())
+    assert 0.51 < view.all(3).all(2).float().mean() < 0.58
+    for edge in (view[:, 0, 0, 16], view[:, 0, -1, 16], view[:, 0, 16, 0], view[:, 0, 16, -1]):
+        assert 0.2 < (edge == 0).float().mean() < 0.27
+
+
+def test_a_frame_depends_on_its_own_draws_alone_and_none_changes_nothing():
+    images, whole = batch(), torch.rand(6, 9, dtype=torch.float64, generator=seeded(3))
+    together = collimate(images, generator=lambda n, columns: whole)[0]
+    parts = [collimate(images[rows], generator=lambda n, columns, rows=rows: whole[rows])[0] for rows in (slice(0, 2), slice(2, 6))]
+    assert torch.equal(together, torch.cat(parts)) and torch.equal(collimate(images, collimation=0)[0], images)
+
+
+@pytest.mark.parametrize("collimation", [-0.1, 0.5, float("nan")])
+def test_blades_that_would_meet_are_refused(collimation):
+    with pytest.raises(InputError, match="collimation"):
+        collimate(batch(), collimation=collimation)
+
+
+@pytest.mark.parametrize("collimators", CAMERAS)
+def test_only_the_tasks_asked_for_get_frames_and_none_is_drawn_for_others(collimators):
+    config = make_config(collimators=collimators)
+    for stream in ("cls_labeled", "cls_unlabeled", "seg_labeled", "seg_unlabeled"):
+        draws, view = seeded(), View(torch.ones(64, 1, 32, 32), torch.ones(64, 1, 32, 32))
+        framed = add_frame(view, stream, config, draws)
+        asked = collimators == "all" or stream.startswith(collimators)
+        assert bool((framed.images == 0).any()) == asked and torch.equal(framed.images, framed.masks)
+        assert torch.equal(draws.get_state(), seeded().get_state()) != asked
+
+
+def test_robust_trains_its_masks_in_frames_and_the_published_presets_do_not():
+    keys = [ViewKey("seg_labeled", "weak"), ViewKey("seg_labeled", "clean")]
+    for preset in PRESETS:
+        config, differ = tiny_config(preset), set()
+        trainers = [Trainer(given, tiny_data()) for given in (config, replace(config, collimators="none"))]
+        for step in range(8):
+            views, plain = (make_views(keys, t.streams, step, t.config, seeded(step)) for t in trainers)
+            differ |= {key.view for key in keys if not torch.equal(views[key][0], plain[key][0])}
+        assert differ == ({"weak"} if preset == "robust" else set()), preset

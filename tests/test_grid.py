@@ -77,6 +77,7 @@ def dead_claim(**changes) -> dict:
     ("[axes]\nthreshold = [1.5]", "threshold is 1.5"),
     ("[axes]\nthreshold = [nan]", "threshold is nan"), ("[axes]\nthreshold = [0.5]", "threshold says nothing to the policy 'softmatch'"),
     ("[axes]\nzoom = [0.2]", "zoom says nothing without other cameras"),
+    ("[axes]\ncollimation = [0.2]", "collimation says nothing without a frame"),
     ("[axes]\nsize = [32, 40]", "size=40"),
     ("[axes]\nteacher = ['ema']", "teacher 'ema' needs averaged weights"),
     ("[axes]\nseed = [1]\n[[cells]]\nseed = 2\n[[cells]]\nmethd = 'enc'", "[[cells]] number 2: methd is no setting; did you mean method?"),
