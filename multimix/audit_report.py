@@ -196,13 +196,13 @@ def check_place(path: str | Path) -> Path:
     return path
 
 # %% ../nbs/00o_audit_report.ipynb #00o-audit-re-029
-def write_whole(path: str | Path, text: str) -> Path:
-    "Write a text beside `path`, then rename it there, so that no reader ever sees half of it."
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    "Write a text, or bytes, beside `path`, then rename it there, so that no reader ever sees half of it."
     path = check_place(path)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         os.chmod(beside, 0o644)
         os.replace(beside, path)
     except BaseException:

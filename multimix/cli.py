@@ -102,6 +102,7 @@ REPORT_OPTIONS = {
     "--data": dict(metavar="DIR", help="what they were judged on, or phantom: outlines and saliency are drawn, too"),
     "--out": dict(metavar="FILE", help="the page (default: report.html in DIR)"),
     "--against": dict(metavar="NAME", help="the method that others are compared with (default: multimix; where there is none, all pairs)"),
+    "--figures": dict(metavar="DIR", help="write each figure there, too, as a PNG"),
 }
 APP_OPTIONS = {
     "runs": dict(metavar="RUN", nargs="+", help="folder of a run, or one that holds runs"),
@@ -242,7 +243,7 @@ def report_command(args: argparse.Namespace) -> None:
     "`multimix report`: write the page of a table of runs, and print where."
     from multimix.table_report import write_table_report
 
-    print(write_table_report(args.folder, args.data, args.out, args.against))
+    print(write_table_report(args.folder, args.data, args.out, args.against, pictures=args.figures))
 
 
 def app_command(args: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from .experiments import Judged, load_data, load_run, predict_all
 from .methods import METHODS
 from .predictions import image_ids, save_predictions
 from .published import published_row
-from .report import STYLE, figure_html, pretty
+from .report import STYLE, figure_html, pretty, write_figures
 from .table_figures import (ORDER, areas_figure, boundaries_grid_figure, dice_boxes_figure, differences_figure, labels_figure,
                                     pseudo_labels_figure, roc_seeds_figure)
 from .table_runs import Entry, TableRun, all_replicates, compare_runs, group_runs, read_run, read_runs, summarise_runs
@@ -272,6 +272,7 @@ def write_table_report(
     data: str | os.PathLike | MultiTaskData | None = None,  # what they were judged on, for outlines and saliency; 'phantom' for phantoms
     out: str | os.PathLike | None = None,  # the page; None = report.html in `folder`
     reference: str | None = None, draws: int = 2000,  # the line that others are compared with (None = multimix, else all pairs); bootstrap
+    pictures: str | os.PathLike | None = None,  # a folder for the figures, each as a PNG of its own; None = none
 ) -> Path:
     """Write the page of a table of runs and return its path; beside it, under its name, the tables as .md and .tex, all means as
     -summary.csv and all comparisons as -comparisons.csv. Each file appears whole or not at all. With `data`, runs without
@@ -286,6 +287,8 @@ def write_table_report(
     figures, notes = table_figures(entries, summary, comparisons, tests), table_warnings(summary) + unfinished(folder)
     page = table_html(title := f"multimix table · {folder.resolve().name}", summary, comparisons, figures, notes)
     write_texts(out, title, summary, comparisons)
+    if pictures is not None:
+        write_figures(pictures, figures)
     return write_whole(out, page)
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-033

@@ -151,9 +151,9 @@ def test_app_and_report_get_what_the_words_say(monkeypatch, capsys):
     monkeypatch.setattr("multimix.app.serve", lambda *given: print(*given))
     assert main("app one two --images here --port 1 --no-browser".split()) == 0
     assert capsys.readouterr().out.split("\n")[0] == "['one', 'two'] ['here'] 1 127.0.0.1 False"
-    monkeypatch.setattr("multimix.table_report.write_table_report", lambda *given: given)
-    assert main("report runs --data phantom --out page.html --against umtl".split()) == 0
-    assert capsys.readouterr().out == "('runs', 'phantom', 'page.html', 'umtl')\n"
+    monkeypatch.setattr("multimix.table_report.write_table_report", lambda *given, pictures: (*given, pictures))
+    assert main("report runs --data phantom --out page.html --against umtl --figures here".split()) == 0
+    assert capsys.readouterr().out == "('runs', 'phantom', 'page.html', 'umtl', 'here')\n"
 
 
 def test_data_without_anything_to_learn_from_is_refused(run, tmp_path):

@@ -259,6 +259,15 @@ def test_the_page_needs_nothing_beside_itself(table, tmp_path):
     assert (tmp_path / "page.md").read_text().count("multimix against") == 16
 
 
+def test_figures_are_files_too_where_a_folder_is_named(table, tmp_path):
+    report.write_table_report(table, out=tmp_path / "page.html", draws=20, pictures=tmp_path / "new/figures")
+    files = sorted((tmp_path / "new/figures").iterdir())
+    assert len(files) == Page((tmp_path / "page.html").read_text()).tags.count("img") and "boxes.png" in {f.name for f in files}
+    assert all(file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 3000 for file in files)
+    with pytest.raises(InputError, match="page.html.*folder of figures"):
+        report.write_table_report(table, out=tmp_path / "page.html", draws=20, pictures=tmp_path / "page.html")
+
+
 def test_the_names_of_runs_are_harmless_in_the_page(data, tmp_path):
     made_run(tmp_path, data, "enc_ssl", 0, policy="<script>")
     made_run(tmp_path, data, "enc_ssl", 0, policy="fixed")
