@@ -36,6 +36,7 @@ TRAIN_OPTIONS = {
                    "to compare: mean_teacher, cps, multimix_mt or multimix_cps"),
     "preset": dict(metavar="NAME", help="corrected (default), robust, released or paper"),
     "labels": dict(type=budget, metavar="N", help="images whose class is known, or all"),
+    "balance": dict(metavar="NAME", help="how labels are drawn: equal, as many of each class (default), or proportional, as they come"),
     "masks": dict(type=budget, metavar="N", help="images whose lung mask is known, or all"),
     "size": dict(type=int, metavar="S", help="side of the images in pixels, divisible by 16"),
     "steps": dict(type=int, metavar="N", help="training steps"),

@@ -126,6 +126,7 @@ def test_bad_request_is_refused(run, tmp_path, words, said):
     (["train", "--size", "0"], "size"),
     (["train", "--method", "multimics"], "multimics"),
     (["train", "--policy", "lenient"], "lenient"),
+    (["train", "--balance", "tilted"], "balance 'tilted'"),
     (["train", "--amp", "int8"], "int8"),
     (["train", "--device", "abacus"], "abacus"),
     (["train", "--resume", "--out", "nowhere"], "nowhere"),
@@ -236,7 +237,7 @@ def test_method_that_needs_masks_is_refused_where_there_are_none_to_train_on(run
 def finished(environment, tmp_path_factory) -> Path:
     "A folder that holds `run`, a finished tiny run of multimix on phantoms."
     folder = tmp_path_factory.mktemp("finished")
-    words = ["train", *TINY, "--steps", "4", "--out", "run"]
+    words = ["train", *TINY, "--steps", "4", "--balance", "proportional", "--out", "run"]
     done = subprocess.run([COMMAND, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "in_domain" in done.stdout and "dice" in done.stdout
@@ -249,6 +250,7 @@ def test_run_folder_holds_what_it_should(finished):
     results = json.loads((finished / "run/results.json").read_text())
     head = {"method": "multimix", "preset": "corrected", "seed": 1, "size": 32, "steps": 4}
     assert {key: results[key] for key in head} == head
+    assert json.loads((finished / "run/config.json").read_text())["balance"] == "proportional"
     assert {"labels", "masks", "seconds", "images_per_second", "in_domain", "cross_domain"} <= set(results)
     for domain in ("in_domain", "cross_domain"):
         scores = results[domain]
