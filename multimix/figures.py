@@ -184,7 +184,7 @@ def draw_agreement(ax, true: np.ndarray, said: np.ndarray, title: str, colour: s
     low, mean, high = difference.mean() + np.array([-1.96, 0, 1.96]) * difference.std()
     for y, line, style in ((0, "#bbbbbb", ":"), (low, "#444444", "--"), (mean, "#444444", "-"), (high, "#444444", "--")):
         ax.axhline(y, color=line, lw=1, ls=style)
-    ax.set_title(f"{title}: mean {mean:+.0f}, 95 % in {low:+.0f} to {high:+.0f}", fontsize=9)
+    ax.set_title(f"{title}\nmean {mean:+.0f}, 95 % in {low:+.0f} to {high:+.0f}", fontsize=9)
 
 # %% ../nbs/07a_figures.ipynb #07a-figures-037
 def agreement_figure(sets: dict[str, tuple[np.ndarray, np.ndarray]], threshold: float = 0.5) -> "Figure":
