@@ -1,8 +1,8 @@
 """How many unlabelled children a run calls ill, and how many are: `python benchmarks/called_ill.py RUNS ... --data DIR --out FILE.csv`
 
-For every finished run under RUNS that classifies: the share of its unlabelled images that it calls ill and the share that is, then sensitivity
-and specificity on the test set. Where the first two differ, the threshold lies wrong, whatever the ranking. Rows are written as they come;
-those in FILE stay."""
+For every finished run under RUNS that classifies: the share of its unlabelled images that it calls ill and the share that is, then
+sensitivity and specificity on the test set. Where the first two differ, the threshold lies wrong, whatever the ranking. Rows are written as
+they come; those in FILE stay."""
 import argparse
 from pathlib import Path
 

@@ -155,9 +155,11 @@ def figure_html(name: str, figure: "Figure", dpi: int = 130, captions: dict[str,
     return (f'<figure><h3>{title}</h3><img alt="{title}" src="data:image/png;base64,{data}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>")
 
-
-def write_figures(folder: str | os.PathLike, figures: "dict[str, Figure]", dpi: int = 100) -> None:
-    "Each figure as NAME.png in `folder`, which is made where it isn't there; InputError where it can't be. Each file appears whole."
+# %% ../nbs/07b_report.ipynb #07b-report-027a
+def write_figures(folder: str | os.PathLike | None, figures: "dict[str, Figure]", dpi: int = 100) -> None:
+    "Each figure as NAME.png in `folder`, which is made where it isn't there (None: no files); InputError where it can't be."
+    if folder is None:
+        return
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -272,23 +272,20 @@ def write_table_report(
     data: str | os.PathLike | MultiTaskData | None = None,  # what they were judged on, for outlines and saliency; 'phantom' for phantoms
     out: str | os.PathLike | None = None,  # the page; None = report.html in `folder`
     reference: str | None = None, draws: int = 2000,  # the line that others are compared with (None = multimix, else all pairs); bootstrap
-    pictures: str | os.PathLike | None = None,  # a folder for the figures, each as a PNG of its own; None = none
+    pictures: str | os.PathLike | None = None,  # a folder for each figure as a PNG
 ) -> Path:
-    """Write the page of a table of runs and return its path; beside it, under its name, the tables as .md and .tex, all means as
-    -summary.csv and all comparisons as -comparisons.csv. Each file appears whole or not at all. With `data`, runs without
-    predictions.npz get one. InputError where there is no run, or where the data are others than the table's."""
+    """Write the page of a table of runs and return its path; beside it, under its name, .md, .tex, -summary.csv, -comparisons.csv; each
+    whole or not at all. With `data`, runs without predictions.npz get one. InputError without runs, or for other data than the table's."""
     folder, tests = Path(folder), None if data is None else TableData(data)
     out = check_place(folder / "report.html" if out is None else Path(out))
-    runs = read_runs(folder)
-    entries = group_runs(runs if tests is None else [ask_again(run, tests) for run in runs])
+    entries = group_runs([run if tests is None else ask_again(run, tests) for run in read_runs(folder)])
     drawn = all_replicates((run for entry in entries for run in entry.runs.values()), draws)
     summary = summarise_runs(entries, drawn)
     comparisons = compare_runs(entries, drawn, reference or reference_of(entries))
     figures, notes = table_figures(entries, summary, comparisons, tests), table_warnings(summary) + unfinished(folder)
     page = table_html(title := f"multimix table · {folder.resolve().name}", summary, comparisons, figures, notes)
     write_texts(out, title, summary, comparisons)
-    if pictures is not None:
-        write_figures(pictures, figures)
+    write_figures(pictures, figures)
     return write_whole(out, page)
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-033
