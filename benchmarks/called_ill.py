@@ -1,8 +1,8 @@
 """How many unlabelled children a run calls ill, and how many are: `python benchmarks/called_ill.py RUNS ... --data DIR --out FILE.csv`
 
-For every finished run under RUNS that classifies: the share of its unlabelled images that it calls ill and the share that is, then
-sensitivity and specificity on the test set. Where the first two differ, the threshold lies wrong, whatever the ranking. Rows are written as
-they come; those in FILE stay."""
+For every finished run under RUNS that classifies and was not told all labels: the share of its unlabelled images that it calls ill and the
+share that is, then sensitivity and specificity on the test set. Where the first two differ, the threshold lies wrong, whatever the ranking.
+Rows are written as they come; those in FILE stay."""
 import argparse
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from multimix.evaluation import predict
 from multimix.experiments import Judged, load_data, load_run
+from multimix.methods import METHODS
 from multimix.table_runs import read_run
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     known = {row["run"] for row in rows}
     for folder in sorted(file.parent for root in args.folders for file in root.rglob("results.json")):
         config = load_run(folder).config
-        if folder.name not in known and config.method != "unet" and config.labels != "all":
+        if folder.name not in known and "classification" in METHODS[config.method].tasks and config.labels != "all":
             rows.append(judge(folder, args.data))
             pd.DataFrame(rows).to_csv(args.out, index=False, float_format="%.4f")
     print(pd.DataFrame(rows).groupby(["method", "balance"])[["called_ill", "truly_ill", "sensitivity", "specificity"]].mean().round(3))
