@@ -3,15 +3,15 @@
 For every finished run under RUNS that classifies and was not told all labels: the share of its unlabelled images that it calls ill and the
 share that is, then sensitivity and specificity on the test set. Where the first two differ, the threshold lies wrong, whatever the ranking.
 Rows are written as they come; those in FILE stay."""
-import argparse
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from each_run import each_run
 
 from multimix.evaluation import predict
-from multimix.experiments import Judged, load_data, load_run
-from multimix.methods import METHODS
+from multimix.experiments import load_data, load_run
+from multimix.judging import Judged
+from multimix.methods import METHODS, Config
 from multimix.table_runs import read_run
 
 
@@ -26,21 +26,11 @@ def judge(folder: Path, data: str) -> dict:
             "sensitivity": test[ill].mean(), "specificity": (~test[~ill]).mean()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", required=True, type=Path)
-    args = parser.parse_args()
-    rows = pd.read_csv(args.out).to_dict("records") if args.out.exists() else []
-    known = {row["run"] for row in rows}
-    for folder in sorted(file.parent for root in args.folders for file in root.rglob("results.json")):
-        config = load_run(folder).config
-        if folder.name not in known and "classification" in METHODS[config.method].tasks and config.labels != "all":
-            rows.append(judge(folder, args.data))
-            pd.DataFrame(rows).to_csv(args.out, index=False, float_format="%.4f")
-    print(pd.DataFrame(rows).groupby(["method", "balance"])[["called_ill", "truly_ill", "sensitivity", "specificity"]].mean().round(3))
+def classifies(config: Config) -> bool:
+    "Whether such a run knows classes, and was not told all labels."
+    return "classification" in METHODS[config.method].tasks and config.labels != "all"
 
 
 if __name__ == "__main__":
-    main()
+    rows = each_run(__doc__, classifies, judge)
+    print(rows.groupby(["method", "balance"])[["called_ill", "truly_ill", "sensitivity", "specificity"]].mean().round(3))

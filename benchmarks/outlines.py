@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from multimix.evaluation import predict
-from multimix.experiments import Judged, load_data, load_run
+from multimix.experiments import load_data, load_run
 from multimix.figures import boundary_figure
+from multimix.judging import Judged
 from multimix.table_runs import read_run
 
 

@@ -18,8 +18,9 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from multimix.augmentation import strong_view
 from multimix.evaluation import predict
-from multimix.experiments import Judged, load_data, load_run
+from multimix.experiments import load_data, load_run
 from multimix.images import thumbnail
+from multimix.judging import Judged
 from multimix.table_runs import read_run
 
 OPERATIONS = (2, 4)

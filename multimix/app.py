@@ -46,24 +46,33 @@ def is_inside(path: Path, folders) -> bool:
 RUN_FILES = ("config.json", "last.pt")
 
 
+def _named(found: list[tuple[Path, Path]]) -> dict[str, Path]:
+    "Paths by their name from a folder on, for pairs (folder, path); by the whole path where an earlier one has that name."
+    names: dict[str, Path] = {}
+    for above, path in found:
+        name = str(path.relative_to(above))
+        names[name if names.setdefault(name, path) == path else str(path)] = path
+    return names
+
+# %% ../nbs/09f_app.ipynb #09f-app-009b
 def find_runs(folders) -> dict[str, Path]:
     "Runs by name: each of `folders` that is one, and those up to two levels below, but no links to outside. `InputError` for none."
-    found = {}
+    found = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise InputError(f"{folder}: no such folder; give the folder of a run, or one that holds runs")
         for path in sorted({folder, *folder.glob("*/"), *folder.glob("*/*/")}):
             if all((path / name).is_file() and is_inside(path / name, folders) for name in RUN_FILES):
-                found[str(path.relative_to(folder.parent))] = path
+                found.append((folder.parent, path))
     if not found:
         raise InputError(f"{', '.join(map(str, folders)) or 'runs'}: no finished run there (config.json and last.pt); train one first")
-    return found
+    return _named(found)
 
 
 def find_images(folders) -> dict[str, Path]:
     "Image files by name, from `folders`; links that lead outside are left out. `InputError` for a folder that is missing or empty."
     found = [(Path(folder).parent, path) for folder in folders for path in list_images(folder)]
-    return {str(path.relative_to(above)): path for above, path in found if is_inside(path, folders)}
+    return _named([(above, path) for above, path in found if is_inside(path, folders)])
 
 # %% ../nbs/09f_app.ipynb #09f-app-012
 def open_run(path: Path, folders) -> Run:

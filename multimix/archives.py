@@ -13,10 +13,12 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
-from .fetch import FetchError
+from urllib.parse import unquote, urlparse
+from .fetch import FetchError, drive_id, fetch, fetch_drive, is_drive
+from .images import InputError
 
 # %% auto #0
-__all__ = ['JUNK', 'DAMAGE', 'safe_name', 'unpack_into', 'unpack', 'merge']
+__all__ = ['JUNK', 'DAMAGE', 'safe_name', 'unpack_into', 'unpack', 'merge', 'fetch_unpacked']
 
 # %% ../nbs/00k_archives.ipynb #00k-archives-010
 JUNK = re.compile(r"(^|/)(__MACOSX/|\._|\.DS_Store$|Thumbs\.db$|desktop\.ini$)", re.I)
@@ -156,3 +158,34 @@ def merge(parts: list[Path], whole: str | Path) -> None:
                 raise FetchError(f"{part.name}: holds {target.name}, which another archive of the set holds too") from None
             except OSError:
                 shutil.copyfile(path, target)
+
+# %% ../nbs/00k_archives.ipynb #00k-archives-028b
+def _place(url: str, to: Path) -> Path:
+    "The file in `to` that an address becomes, noted as its own; `InputError` for no name, or one that something else has."
+    name = unquote(PurePosixPath(urlparse(url).path).name)
+    if not re.fullmatch(r"\w[\w .()+-]*", name):
+        raise InputError(f"{url}: does not end in the name of a file; save it by hand, or name a Google Drive address")
+    note, taken = to / f".{name}.from", [path for path in (to / name, to / _bare(name)) if path.exists()]
+    if taken and not (note.is_file() and note.read_text(encoding="utf-8") == url):
+        raise InputError(f"{taken[0]}: is there, and not from {url}; move it away, or fetch into another folder")
+    to.mkdir(parents=True, exist_ok=True)
+    note.write_text(url, encoding="utf-8")
+    return to / name
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"(?i)\.(zip|tar|tgz|tar\.gz)$", "", name)
+
+# %% ../nbs/00k_archives.ipynb #00k-archives-028c
+def fetch_unpacked(url: str, to: str | Path, progress: bool = True, **how) -> Path:
+    """Fetch a file, or a file or folder on Google Drive, into the folder `to`; a single archive is unpacked into a folder of its name.
+    Returns the file or folder, and does nothing where it is there from this address. `how` goes to `fetch.fetch`. `InputError` for an
+    address without a file's name, and where something from elsewhere has that name; `FetchError` as `fetch` and `unpack`."""
+    to = Path(to)
+    if is_drive(url):
+        path = fetch_drive(url, to / f"drive-{drive_id(url)}", progress)
+        inside = [found for found in path.rglob("*") if found.is_file()]
+        path = inside[0] if len(inside) == 1 else path
+    else:
+        path = fetch(url, _place(url, to), progress=progress, **how)
+    return path if path.is_dir() or _bare(path.name) == path.name else unpack(path, to / _bare(path.name), progress=progress)

@@ -30,7 +30,7 @@ WORDS: dict[str, tuple[str, str, str, str]] = {  # kind: severity, the title for
                      "Names, numbers or birth dates in a path leave the hospital with the file. They are shown as * here. Rename before "
                      "you share."),
 }
-SUFFIXES_OF = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg", ".jfif"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}, "GIF": {".gif"}}
+SUFFIXES_OF = {"PNG": {".png"}, "JPEG": {".jpg", ".jpeg", ".jfif", ".jpe"}, "TIFF": {".tif", ".tiff"}, "BMP": {".bmp"}, "GIF": {".gif"}}
 
 # %% ../nbs/00u_audit_contents.ipynb #00u-audit-co-010
 def check_files(files: list[Entry]) -> list[Finding]:
@@ -68,7 +68,8 @@ def pair_masks(files: list[Entry]) -> tuple[dict[int, int], list[int], list[tupl
     index = _images_by_home(files, {_home(files[i].path) for i in masks})
     for m in masks:
         if fitting := index.get((_home(files[m].path), _same_name(files[m].path))):
-            pairs[m] = next((i for i in fitting if files[i].split == files[m].split), fitting[0])
+            folders = set(files[m].path.split("/")[:-1])
+            pairs[m] = max(fitting, key=lambda i: (len(folders & set(files[i].path.split("/")[:-1])), files[i].split == files[m].split))
             partners[files[pairs[m]].path.rpartition("/")[0], files[m].structure].add(pairs[m])
     bare = [(i, structure) for (folder, structure), have in partners.items() for i, e in enumerate(files)
             if e.role == "image" and e.path.rpartition("/")[0] == folder and i not in have]

@@ -38,7 +38,7 @@ def cache_key(paths, size: int, kind: str, *options) -> str:
                 stat = os.stat(path)
             except OSError:
                 raise InputError(f"{path}: no such file") from None
-            digest.update(f"\n{os.path.abspath(path)} {stat.st_mtime_ns} {stat.st_size}".encode())
+            digest.update(b"\n" + os.fsencode(os.path.abspath(path)) + f" {stat.st_mtime_ns} {stat.st_size}".encode())
         digest.update(b"\n")
     return f"{kind}-{size}-{digest.hexdigest()[:20]}.npy"
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BEAT', 'LEASE', 'FILE', 'host', 'birth', 'Claim', 'mine', 'read_claim', 'is_alive', 'create', 'take_over', 'take',
-           'is_held', 'release', 'beat', 'claimed']
+           'is_held', 'release', 'beat', 'claimed', 'follow']
 
 # %% ../nbs/08d_claims.ipynb #08d-claims-010
 import json
@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 BEAT, LEASE = 20.0, 600.0  # seconds between two heartbeats, and without one until a claim from another machine counts as left behind
@@ -29,9 +30,10 @@ def host() -> str:
 
 
 def birth(pid: int) -> str:
-    "When a process was born, as the system counts it; '' where it doesn't say."
+    "When a process was born, as the system counts it; '' where it doesn't say, and for one that has ended and only waits to be buried."
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        state, *known = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return known[18] if state not in "ZX" else ""
     except (OSError, IndexError):
         return ""
 
@@ -154,3 +156,15 @@ def claimed(folder: str | os.PathLike, ticket: str = ""):
         stop.set()
         if claim is not None:
             release(folder, claim)
+
+# %% ../nbs/08d_claims.ipynb #08d-claims-027b
+@cache
+def follow(parent: int) -> None:
+    "Have this process end when the process `parent` does, if that is its parent. Nothing is cleaned up: what is half done stays so."
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.getppid() == parent:
+        threading.Thread(target=watch, daemon=True).start()

@@ -43,6 +43,7 @@ TRAIN_OPTIONS = {
     "batch": dict(type=int, metavar="N", help="images a step of each labelled stream, on all devices together"),
     "policy": dict(metavar="NAME", help="pseudo-label policy: fixed, flexmatch, freematch, softmatch or adamatch"),
     "seed": dict(type=int, metavar="N", help="of everything random (default 0)"),
+    "components": dict(type=int, metavar="N", help="keep the N largest connected parts of each mask when judging; 0: all, for lungs 2"),
     "amp": dict(metavar="NAME", help="mixed precision: no (default), bf16, fp16, or auto: bf16 where the device is fast in it"),
     "device": dict(default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, ..."),
     "out": dict(metavar="DIR", help="folder of the run (default: a new one in runs/)"),
@@ -89,14 +90,14 @@ TABLE_OPTIONS = {
     "--scheduler": dict(metavar="ADDRESS", help="of a dask scheduler whose workers run the table, such as tcp://node1:8786"),
     "--size": dict(type=int, metavar="S", help="side of the images in pixels, whatever the grid says"),
     "--steps": dict(type=int, metavar="N", help="training steps, whatever the grid says"),
-    "--device": TRAIN_OPTIONS["device"],
-    "--allow-shared": TRAIN_OPTIONS["allow-shared"],
+    "--amp": dict(metavar="NAME", help="mixed precision: no, bf16, fp16 or auto, whatever the grid says"),
+    "--device": TRAIN_OPTIONS["device"], "--allow-shared": TRAIN_OPTIONS["allow-shared"],
     "--list": dict(action="store_true", help="say which runs there are and how far they are; run nothing"),
 }
 
 # %% ../nbs/13_cli.ipynb #13-cli-024
 RUN = dict(metavar="RUN", help="folder of the run")
-EVALUATE_OPTIONS = {"run": RUN, "--data": TRAIN_OPTIONS["data"]}
+EVALUATE_OPTIONS = {"run": RUN, "--data": TRAIN_OPTIONS["data"], "--components": TRAIN_OPTIONS["components"]}
 EXPLAIN_OPTIONS = {"run": RUN, "images": dict(metavar="IMAGE", nargs="+", help="an X-ray: PNG, JPEG, TIFF or BMP")}
 REPORT_OPTIONS = {
     "folder": dict(metavar="DIR", help="folder of the table's runs"),
@@ -159,10 +160,10 @@ def train_command(args: argparse.Namespace) -> None:
 
 # %% ../nbs/13_cli.ipynb #13-cli-034
 def evaluate_command(args: argparse.Namespace) -> None:
-    "`multimix evaluate`: judge the weights of a run anew, on its own data or on the data in `--data`."
+    "`multimix evaluate`: judge the weights of a run anew, on phantoms if it learnt from them, else on the data in `--data`."
     from multimix.experiments import evaluate_run
 
-    print(summary(evaluate_run(args.run, data=args.data)))
+    print(summary(evaluate_run(args.run, data=args.data, components=args.components)))
 
 # %% ../nbs/13_cli.ipynb #13-cli-035
 def explain_command(args: argparse.Namespace) -> None:
@@ -223,10 +224,12 @@ def table_command(args: argparse.Namespace) -> int:
     "`multimix table`: read the grid, run it, or list it; 1 where runs failed."
     from pathlib import Path
 
+    from multimix.experiments import pick_amp, pick_device
     from multimix.grid import folder_name, read_grid
     from multimix.spread import folder_state, run_grid
 
-    cells = read_grid(args.grid, phantom=args.data is None, size=args.size, steps=args.steps)
+    amp = args.amp and pick_amp(args.amp, pick_device(args.device))
+    cells = read_grid(args.grid, phantom=args.data is None, size=args.size, steps=args.steps, amp=amp)
     out = Path(args.out or f"runs/{Path(args.grid).stem}")
     if args.list:
         print("\n".join(f"{folder_state(out / folder_name(cell)):8s} {folder_name(cell)}" for cell in cells))
@@ -257,7 +260,7 @@ def app_command(args: argparse.Namespace) -> int:
 COMMANDS = {  # name: function, help, options
     "train": (train_command, "Train, judge and write a report; phantom X-rays where no data is named.",
               {f"--{name}": settings for name, settings in TRAIN_OPTIONS.items()}),
-    "evaluate": (evaluate_command, "Judge the weights of a run on its own test sets, or on others.", EVALUATE_OPTIONS),
+    "evaluate": (evaluate_command, "Judge the weights of a run on the test sets in --data, or on phantoms.", EVALUATE_OPTIONS),
     "explain": (explain_command, "Draw what a trained network looks at in your images.", EXPLAIN_OPTIONS),
     "table": (table_command, "Run a table of runs, resumable, on one machine or on many.", TABLE_OPTIONS),
     "report": (report_command, "Put a table of runs on one page, with comparisons, beside the published numbers.", REPORT_OPTIONS),
@@ -291,10 +294,9 @@ def stopped_text(words: list[str], args: argparse.Namespace, folder: str | None 
         return "multimix: stopped; the same line goes on with the table: " + shlex.join(["multimix", *words])
     if args.function is not train_command:
         return "multimix: stopped"
-    again = ["multimix", *words]
-    if args.out is None and folder is not None:
-        again += ["--out", folder]
-    return "multimix: stopped; to go on, run: " + shlex.join(again if args.resume else [*again, "--resume"])
+    out, again = args.out or folder, ["multimix", *words, *(["--out", folder] if folder and not args.out else [])]
+    begun = out is not None and os.path.isfile(os.path.join(out, "config.json"))
+    return "multimix: stopped; to go on, run: " + shlex.join([*again, "--resume"] if begun and not args.resume else again)
 
 # %% ../nbs/13_cli.ipynb #13-cli-057
 def run_command(args: argparse.Namespace) -> int:

@@ -45,9 +45,12 @@ def kermany_patient(name: str) -> str:
     """The key of the child on an image such as `train/PNEUMONIA/person7_bacteria_24.jpeg`: `train-person7`.
 
     The numbering of `personN` restarts in `test`, so the split is part of the key. Normals carry `IM-0115`; whether `NORMAL2-IM-0115` is
-    the same child is not known, so both get one key, which errs on the safe side.
+    the same child is not known, so both get one key, which errs on the safe side. In names such as `VIRUS-7422-0001.jpeg` the
+    middle number is taken for the child's, in all folders alike (disease, patient, image): `child-7422`.
     """
     split, file = name.split("/")[0], name.split("/")[-1]
+    if child := re.match(r"(NORMAL|BACTERIA|VIRUS)-(\d+)-\d+", file):
+        return f"child-{child[2]}"
     number = re.search(r"(person|IM-)\d+", file)
     return f"{split}-{number.group() if number else Path(file).stem}"
 
@@ -198,9 +201,11 @@ def _check_own(path: Path, task: str, own: dict) -> None:
     "Raise `InputError` for a description that can't be followed."
     needs, texts = {"classification": "labels", "segmentation": "masks"}.get(task), [own.get("table"), own.get("images", "")]
     if "table" in own:
-        good = needs in own and set(own) <= COLUMNS and all(isinstance(text, str) for text in texts)
+        texts += [own[key] for key in ("path", "patient", "split", "sep", "encoding", "missing", "others") if key in own]
+        good = bool(own.get(needs)) and set(own) <= COLUMNS and all(isinstance(text, str) for text in texts)
     elif task == "classification":
-        good = set(own) == {"images"} and isinstance(own["images"], dict) and all(isinstance(f, str) for f in own["images"].values())
+        folders = own["images"].values() if set(own) == {"images"} and isinstance(own["images"], dict) else ()
+        good = bool(folders) and all(isinstance(folder, str) for folder in folders)
     else:
         folders = [own.get("images"), *(own["masks"] if isinstance(own.get("masks"), list) else [own.get("masks")])]
         good = set(own) == {"images", "masks"} and all(isinstance(folder, str) for folder in folders)
@@ -223,13 +228,23 @@ def _load_own(root: Path, task: str, own: dict, size: int, allow_shared: bool, c
     return replace(loaded, patients=merge_duplicates(np.array(loaded.names), loaded.images))
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-051
-def _check_roles(path: Path) -> dict[str, dict[str, str | dict]]:
-    "The roles in a `roles.json`; raises `InputError` for a role, set or folder that there is not, and for a set with two roles."
+def _said_roles(path: Path) -> dict[str, dict]:
+    "What `roles.json` says of each domain; raises `InputError` where that can't be read."
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = json.loads(path.read_text(encoding="utf-8-sig"))
         roles = {domain: dict(said[domain]) for domain in DEFAULT_ROLES if said.get(domain)}
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is no JSON ({error}); mend it there") from None
     except (ValueError, AttributeError, TypeError):
         raise InputError(f'{path}: not of the form {{"in_domain": {{"classification": "kermany"}}, ...}}') from None
+    if others := said.keys() - DEFAULT_ROLES.keys() - {"by"}:
+        raise InputError(f"{path}: {min(others)!r} is none of {', '.join(DEFAULT_ROLES)}")
+    return roles
+
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-051b
+def _check_roles(path: Path) -> dict[str, dict[str, str | dict]]:
+    "The roles in a `roles.json`; raises `InputError` for a role, set or folder that there is not, and for a set with two roles."
+    roles = _said_roles(path)
     names = [name for tasks in roles.values() for name in tasks.values()]
     for task, name in [pair for tasks in roles.values() for pair in tasks.items()]:
         if isinstance(name, dict):
@@ -275,6 +290,8 @@ def load_root(root: str | Path, size: int = 64, labels: int | None = 100, masks:
             loaded = (_load_own(root, task, name, size, allow_shared, cache) if isinstance(name, dict)
                       else LOADERS[task][name](root / name, size, **cache))
             for part, images in _play(loaded, task, domain).items():
+                if task in tests.get(part, {}):
+                    raise InputError(f"{root}: two sets would be the {part} test of {task}; give one of them another role in roles.json")
                 (tests.setdefault(part, {}) if part in DEFAULT_ROLES else given.setdefault(part, {}))[task] = images
     train, held = given.get("train", {}), {task: given.get("val", {}).get(task, val) for task in LOADERS}
     return MultiTaskData.from_sets(train.get("classification"), train.get("segmentation"), tests, labels, masks, held, seed, balance,

@@ -13,10 +13,9 @@ import shutil
 import zlib
 from importlib.resources import files
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlparse
 from . import __version__
-from .archives import merge, unpack
-from .fetch import FetchError, locked, checksum, drive_id, fetch, fetch_drive, is_drive
+from .archives import fetch_unpacked, merge, unpack
+from .fetch import FetchError, locked, checksum, fetch
 from .images import InputError
 from .layouts import LAY_OUT
 
@@ -48,7 +47,10 @@ def _names(images) -> list[str] | None:
     if isinstance(images, (str, Path)):
         if not Path(images).is_file():
             raise InputError(f"{images}: no such file; it should list one image a line, such as 00000061_015.png")
-        images = Path(images).read_text(encoding="utf-8").split()
+        try:
+            images = Path(images).read_text(encoding="utf-8-sig").split()
+        except UnicodeDecodeError:
+            raise InputError(f"{images}: is no text in UTF-8; save it so, one image a line") from None
     return sorted(set(images))
 
 # %% ../nbs/00j_downloads.ipynb #00j-download-012
@@ -213,9 +215,11 @@ def download(name: str, to: str | Path = "data", size: int | None = None, images
     """
     to, images = Path(to), _names(images)
     if "://" in name:
-        return _download_address(name, to, progress, how)
+        return fetch_unpacked(name, to, progress, **how)
     manifest = read_manifest(name, manifests)
     if "parts" in manifest:
+        if size is not None or images is not None:
+            raise InputError(f"{name}: is several sets; choose size or images for one, such as {manifest['parts'][0]['name']}")
         return _download_parts(manifest, to, dict(keep=keep, progress=progress, manifests=manifests, **how))
     entries, folder = _choose(manifest, size, images), to / manifest["folder"]
     if not _is_there(folder, manifest, size, images):
@@ -285,20 +289,3 @@ def _write_roles(manifest: dict, to: Path) -> None:
         beside = to / ".roles.json.part"
         beside.write_text(json.dumps({"by": sign, **roles}, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, path)
-
-# %% ../nbs/00j_downloads.ipynb #00j-download-038
-def _download_address(url: str, to: Path, progress: bool, how: dict) -> Path:
-    "A file or folder of one's own: fetched to `to`, and unpacked if it is a single archive."
-    if is_drive(url):
-        path = fetch_drive(url, to / f"drive-{drive_id(url)}", progress)
-        inside = [found for found in path.rglob("*") if found.is_file()]
-        path = inside[0] if len(inside) == 1 else path
-    else:
-        name = unquote(PurePosixPath(urlparse(url).path).name)
-        if not re.fullmatch(r"\w[\w .()+-]*", name):
-            raise InputError(f"{url}: does not end in the name of a file; save it by hand, or name a Google Drive address")
-        path = fetch(url, to / name, progress=progress, **how)
-    stem = re.sub(r"(?i)\.(zip|tar|tgz|tar\.gz)$", "", path.name)
-    return path if path.is_dir() or stem == path.name else unpack(path, to / stem, progress=progress)
-
-

@@ -181,7 +181,7 @@ def draw_agreement(ax, true: np.ndarray, said: np.ndarray, title: str, colour: s
     true, said = np.asarray(true, float), np.asarray(said, float)
     difference = said - true
     ax.scatter((said + true) / 2, difference, s=8, alpha=0.5, color=colour, linewidths=0)
-    low, mean, high = difference.mean() + np.array([-1.96, 0, 1.96]) * difference.std()
+    low, mean, high = difference.mean() + np.array([-1.96, 0, 1.96]) * difference.std(ddof=len(difference) > 1)
     for y, line, style in ((0, "#bbbbbb", ":"), (low, "#444444", "--"), (mean, "#444444", "-"), (high, "#444444", "--")):
         ax.axhline(y, color=line, lw=1, ls=style)
     ax.set_title(f"{title}\nmean {mean:+.0f}, 95 % in {low:+.0f} to {high:+.0f}", fontsize=9)

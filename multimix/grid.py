@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GRIDS', 'TYPES', 'READ_BY', 'ALWAYS', 'parse_grid', 'check_value', 'check_group', 'unread', 'canonical', 'expand',
-           'make_cell', 'check_spec', 'read_grid', 'settings_of', 'folder_name', 'work']
+           'make_cell', 'check_spec', 'read_grid', 'cell_name', 'settings_of', 'folder_name', 'work']
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-010
 import difflib
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import UnionType
 from typing import get_args, get_type_hints
 
-from .experiments import PHANTOM_DEFAULTS, cell_name
+from .experiments import phantom_defaults
 from .images import InputError, check_size
 from .methods import CAMERAS, METHODS, Config, make_config
 from .pseudo_labels import POLICIES
@@ -76,26 +76,31 @@ def check_group(where: str, group, lists: bool = False) -> dict[str, list]:
     return {name: [check_value(where, name, value) for value in values] for name, values in groups.items()}
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-018
-READ_BY = {  # term: the settings that nothing else reads
-    "ce": ("labels", "balance", "labeled_view"), "dice": ("masks", "dice_weight", "seg_view"),
-    "pseudo": ("unlabeled", "policy", "threshold", "momentum", "pseudo_weight", "teacher_dropout"),
+READ_BY = {  # terms: the settings that nothing else reads
+    ("ce",): ("labels", "balance", "labeled_view"), ("dice",): ("masks", "dice_weight", "seg_view", "components"),
+    ("pseudo",): ("unlabeled", "policy", "threshold", "momentum", "pseudo_weight", "teacher_dropout"),
+    ("consistency",): ("consistency", "consistency_weight"),
+    ("mean_teacher",): ("noise",), ("mean_teacher", "cps"): ("mask_weight", "ramp_up"),
 }
 
 
 def unread(method: str) -> set[str]:
     "The settings that don't matter to a method."
-    return {name for term, names in READ_BY.items() if term not in METHODS[method].terms for name in names}
+    row = METHODS[method]
+    idle = {name for terms, names in READ_BY.items() if not {*terms} & {*row.terms} for name in names}
+    return idle | (set() if row.bridge else {"bridge", "saliency_scale"})
 
 
 def canonical(config: Config) -> Config:
     "The config with all that its method doesn't read set back to the default, budgets to 'all'."
     default = asdict(make_config(config.preset)) | dict(labels="all", masks="all")
-    return replace(config, **{name: default[name] for name in unread(config.method)})
+    idle = {"threshold", "momentum"} - set(signature(POLICIES[config.policy]).parameters)
+    return replace(config, **{name: default[name] for name in unread(config.method) | idle})
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-021
-def expand(common: dict, group: dict[str, list]) -> list[dict]:
-    "Every combination of a group's lists, over what is common to all."
-    return [common | dict(zip(group, values)) for values in product(*group.values())]
+def expand(group: dict[str, list]) -> list[dict]:
+    "Every combination of a group's lists."
+    return [dict(zip(group, values)) for values in product(*group.values())]
 
 
 def make_cell(where: str, settings: dict, asked=()) -> Config:
@@ -135,12 +140,18 @@ def read_grid(source: str | os.PathLike | dict, phantom: bool = False, **overrid
     key."""
     name, spec = ("grid", source) if isinstance(source, dict) else parse_grid(source)
     groups = check_spec(name, spec)
-    common, given = PHANTOM_DEFAULTS if phantom else {}, {k: v for k, v in override.items() if v is not None}
-    cells = [make_cell(where, settings | given, asked=group) for where, group in groups for settings in expand(common, group)]
+    given = {k: v for k, v in override.items() if v is not None}
+    common = lambda settings: phantom_defaults(settings.get("preset")) if phantom else {}
+    cells = [make_cell(where, common(own) | own | given, asked=group) for where, group in groups for own in expand(group)]
     return sorted(dict.fromkeys(cells), key=lambda cell: cell.seed)
 
 # %% ../nbs/08a_grid.ipynb #08a-grid-028
 ALWAYS = ("method", "labels", "masks", "size", "steps", "seed")
+
+
+def cell_name(cell: dict) -> str:
+    "The folder of a cell: its settings in a fixed order, such as 'method=multimix,seed=0,size=64,steps=400'."
+    return ",".join(f"{k}={cell[k]}" for k in sorted(cell))
 
 
 def settings_of(cell: Config) -> dict:

@@ -20,7 +20,7 @@ __all__ = ['READER_VERSION', 'MAX_BYTES', 'SUFFIXES', 'InputError', 'read_image'
 # %% ../nbs/00a_images.ipynb #00a-images-013
 READER_VERSION = 2  # part of every cache key: raise it whenever the same file would give other pixels
 MAX_BYTES = 1 << 29  # no X-ray needs half a gigabyte
-SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".img", ".dcm", ".dicom", ".ima"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".npy", ".npz", ".img", ".dcm", ".dicom", ".ima"}
 
 
 class InputError(ValueError):
@@ -122,7 +122,8 @@ def _is_image(path: Path) -> bool:
         return True
     try:
         with open(path, "rb") as f:
-            return is_dicom(f.read(132))
+            start = f.read(132)
+        return is_dicom(start) or (not path.suffix and start.startswith((b"\x89PNG", b"\xff\xd8\xff")))
     except OSError:
         return False
 

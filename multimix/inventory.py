@@ -16,9 +16,9 @@ from .dicom import is_dicom
 from .images import SUFFIXES, InputError
 
 # %% auto #0
-__all__ = ['MAGIC', 'TABLES', 'NO_IMAGE', 'SPLIT', 'MASK', 'IMAGES', 'PATIENT', 'NIH', 'KERMANY_NORMAL', 'CLASS', 'SETS',
-           'COLUMNS', 'Entry', 'is_image', 'list_files', 'split_of', 'is_mask', 'names_of', 'patient_of', 'sort_paths',
-           'Table', 'read_tables']
+__all__ = ['MAGIC', 'TABLES', 'NO_IMAGE', 'SPLIT', 'MASK', 'IMAGES', 'PATIENT', 'NIH', 'KERMANY', 'CLASS', 'SETS', 'COLUMNS',
+           'Entry', 'is_image', 'list_files', 'split_of', 'is_mask', 'names_of', 'patient_of', 'sort_paths', 'Table',
+           'read_tables']
 
 # %% ../nbs/00q_inventory.ipynb #00q-inventor-010
 @dataclass(slots=True)
@@ -58,6 +58,9 @@ def _walk(folder: str | Path):
     "Every file below a folder that is not hidden; links to folders are followed, each folder once."
     visited = set()
     for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in visited:  # a link beside its target
+            folders.clear()
+            continue
         visited.add(os.path.realpath(place))
         folders[:] = [d for d in folders if not d.startswith((".", "__MACOSX")) and os.path.realpath(os.path.join(place, d)) not in visited]
         yield from (os.path.join(place, name) for name in names if not name.startswith(".") and name not in ("Thumbs.db", "desktop.ini"))
@@ -103,7 +106,7 @@ def is_mask(path: str) -> bool:
 # %% ../nbs/00q_inventory.ipynb #00q-inventor-020
 PATIENT = re.compile(r"(?:^|[^a-z])((?:patient|person|subject|subj|case|pat|sub)[-_ ]?\d+)", re.I)
 NIH = re.compile(r"(\d{8})_\d{3}$")
-KERMANY_NORMAL = re.compile(r"((?:NORMAL2-)?IM-\d{4})-\d{4}")
+KERMANY = re.compile(r"((?:NORMAL2-)?IM-\d{4}|(?:NORMAL|BACTERIA|VIRUS)-\d+)-\d{4}")
 CLASS = re.compile("|".join((
     "normal healthy no.?finding negative positive pneumon covid tubercul ^tb$ viral virus bacteri opacit effusion nodule edema mass$ "
     "cardiomeg atelect consolid pneumothorax infiltrat fibrosis emphysema abnormal disease benign malignant ^class.?\\d+$").split()), re.I)
@@ -119,7 +122,7 @@ def names_of(path: str) -> list[str]:
 def patient_of(path: str) -> str:
     "The patient that a path names, such as `person7` or `patient00012`, the eight digits of ChestX-ray14, or ''."
     for part in reversed(path.split("/")):
-        if found := PATIENT.search(part) or NIH.match(PurePosixPath(part).stem) or KERMANY_NORMAL.match(part):
+        if found := PATIENT.search(part) or NIH.match(PurePosixPath(part).stem) or KERMANY.match(part):
             return found[1]
     return ""
 
@@ -197,10 +200,10 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
 # %% ../nbs/00q_inventory.ipynb #00q-inventor-031
 def _find(rows: list[list[str]], column: int, entries: list[Entry], folder: str) -> dict[int, list[int]]:
     "For each row that names a file: the places of its entries below `folder`."
-    deep = any("/" in row[column] for row in rows[:1000] if len(row) > column)
+    deep = any({"/", "\\"} & set(row[column]) for row in rows[:1000] if len(row) > column)
     index = defaultdict(list)
     for place, entry in enumerate(entries):
-        if entry.role == "image" and entry.path.startswith(folder):
+        if entry.role == "image" and entry.path.startswith(folder and f"{folder}/"):
             parts = _stem(entry.path).split("/")
             for start in range(len(parts)) if deep else [len(parts) - 1]:
                 index["/".join(parts[start:])].append(place)
@@ -208,6 +211,7 @@ def _find(rows: list[list[str]], column: int, entries: list[Entry], folder: str)
     for number, row in enumerate(rows):
         parts = _stem(row[column].strip().replace("\\", "/")).split("/") if len(row) > column else [""]
         places = next((index[key] for start in range(len(parts)) if (key := "/".join(parts[start:])) in index), [])
+        places = places if len(places) == 1 or "/".join(parts) in index else []  # a part of its path must name one file
         if places:
             found[number] = places
     return found

@@ -110,6 +110,7 @@ class NetworkSettings:
     bridge: str = "saliency"  # what it carries, a key of BRIDGES: 'saliency', as the method says; 'off', 'shuffled', 'constant': ablations
     saliency_scale: str = "max"  # 'none', as released: a map that fades as images grow (E8); 'max': each map's largest value is 1
     eval_dropout: bool = False  # dropout on at test time (E6)
+    components: int = 0  # how many connected parts a judged mask keeps, the largest; 0 = all (for lungs, 2 is a good choice)
 
 # %% ../nbs/06_methods.ipynb #06-methods-019a
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ PUBLISHED = dict(  # what paper and released code agree on
     momentum=0.999, pseudo_weight=0.25, dice_weight=5.0, consistency_weight=0.01, teacher="student", width=16, dropout=0.25,
     saliency_scale="none", weak_pad=0.125, strong_ops=2, strong_magnitude=10, strong_p=0.5, cutout=0.0, seg_view="clean",
     labeled_view="weak", bridge="saliency", cameras="none", zoom=0.3, stretch=0.3, tone=0.75, collimators="none", collimation=0.3,
-    mask_weight=0.1, ramp_up=0.4, noise=0.1,  # of methods that came later
+    components=0, mask_weight=0.1, ramp_up=0.4, noise=0.1,  # of ideas that came later
 )
 PRESETS = {
     "corrected": {},
@@ -178,19 +179,22 @@ RANGES = {  # field: lowest, highest
     "threshold": (0, 1), "momentum": (0, 1), "pseudo_weight": (0, 1e6), "dice_weight": (0, 1e6), "consistency_weight": (0, 1e6),
     "weak_pad": (0, 0.99), "strong_pad": (0, 0.99), "strong_p": (0, 1), "cutout": (0, 1),
     "strong_ops": (0, 100), "strong_magnitude": (2, 11), "mask_weight": (0, 1e6), "ramp_up": (0, 1), "noise": (0, 1),
-    "zoom": (0, 1), "stretch": (0, 1), "tone": (0, 0.99), "collimation": (0, 0.49),
+    "zoom": (0, 1), "stretch": (0, 1), "tone": (0, 0.99), "collimation": (0, 0.49), "components": (0, 1000), "seed": (0, 2**63 - 1),
 }
 
 
 def _check_numbers(config: "Config") -> None:
     for name in COUNTS:
         n, budget = getattr(config, name), name in ("labels", "masks")
-        if not (isinstance(n, int) and n >= 1) and not (budget and n == "all"):
+        if not (type(n) is int and n >= 1) and not (budget and n == "all"):
             raise InputError(f"{name} is {n!r}: it must be a whole number, at least 1" + " (or 'all')" * budget)
     for name, (low, high) in RANGES.items():
-        value = getattr(config, name)
-        if not (isinstance(value, (int, float)) and low <= value <= high):
-            raise InputError(f"{name} is {value!r}: it must be a number from {low} to {high}")
+        value, whole = getattr(config, name), isinstance(getattr(Config, name), int)
+        if isinstance(value, bool) or not (isinstance(value, int if whole else (int, float)) and low <= value <= high):
+            raise InputError(f"{name} is {value!r}: it must be a {'whole ' * whole}number from {low} to {high}")
+    for name in (f.name for f in fields(Config) if isinstance(f.default, bool)):
+        if not isinstance(getattr(config, name), bool):
+            raise InputError(f"{name} is {getattr(config, name)!r}: it must be True or False")
 
 # %% ../nbs/06_methods.ipynb #06-methods-028
 def check_config(config: Config) -> Config:

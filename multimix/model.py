@@ -122,7 +122,7 @@ def input_gradient(logits: Tensor, x: Tensor, keep_graph: bool = False) -> Tenso
     """|d max_k logits[n, k] / d x[n]|: class logits (N, K) made from `x` (N, C, H, W), which must require gradients, to (N, 1, H, W).
     Detached, the largest over C, and no parameter's `.grad` is touched. Source: MultiMix, section 2 (the largest *logit*, any label)."""
     gradient, = torch.autograd.grad(logits.max(1).values.sum(), x, retain_graph=keep_graph)
-    return gradient.detach().abs().amax(1, keepdim=True)
+    return gradient.detach().nan_to_num(0, 0, 0).abs().amax(1, keepdim=True)  # under fp16 that of a blank image overflows
 
 # %% ../nbs/02_model.ipynb #02-model-036
 def scale_saliency(s: Tensor, scale: str) -> Tensor:

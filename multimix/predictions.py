@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILE', 'image_ids', 'patient_codes', 'class_numbers', 'mask_numbers', 'per_image', 'save_predictions',
-           'load_predictions']
+           'load_predictions', 'class_names']
 
 # %% ../nbs/07c_predictions.ipynb #07c-predicti-006
 import os
@@ -92,3 +92,12 @@ def load_predictions(folder: str | os.PathLike) -> dict[str, dict[str, dict[str,
     except Exception as error:  # a damaged zip raises many kinds
         raise InputError(f"{path}: is damaged or something else ({type(error).__name__}); delete it and judge the run again") from None
     return found
+
+# %% ../nbs/07c_predictions.ipynb #07c-predicti-019b
+def class_names(folder: str | os.PathLike) -> tuple[str, ...] | None:
+    "The names of the classes that a run was judged by, (K,) of them; None where its folder does not say."
+    try:
+        found = load_predictions(folder)
+    except InputError:
+        return None
+    return next((tuple(map(str, tasks["classification"]["classes"])) for tasks in found.values() if "classification" in tasks), None)

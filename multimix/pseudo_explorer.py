@@ -99,8 +99,9 @@ def count_html(rows: list[dict]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 # %% ../nbs/09c_pseudo_explorer.ipynb #09c-pseudo-e-022
-def histogram(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, threshold: float | None = None) -> bytes:
-    "PNG: how many images at each confidence, by right, wrong or unknown; pale what is not kept. A line at `threshold`."
+def histogram(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, threshold: float | None = None,
+              policy: str = "") -> bytes:
+    "PNG: how many images at each confidence, by right, wrong or unknown; pale what the `policy` drops. A line at `threshold`."
     figure, [[ax]] = new_figure(5, 2.2)
     confidence = guesses.probs.max(1)
     edges, bottom = np.linspace(1 / guesses.probs.shape[1], 1, 26), 0
@@ -114,7 +115,7 @@ def histogram(guesses: Guesses, targets: np.ndarray, weights: np.ndarray, thresh
             bottom = bottom + height
     if threshold is not None:
         ax.axvline(threshold, color="black", lw=1, ls="--")
-    ax.set(xlabel="confidence (largest probability)", ylabel="images")
+    ax.set(xlabel="confidence (largest probability)" + (f", judged by {policy}" if policy else ""), ylabel="images")
     ax.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)  # above: bars may stand anywhere
     return figure_bytes(figure, 90)
 
@@ -167,6 +168,6 @@ class PseudoLabelExplorer(Panel):
 def draw_guesses(e: PseudoLabelExplorer) -> None:
     "Draw what is chosen: two pictures and a table."
     line = e.threshold.value if e.policy.value == "fixed" else None
-    e.histogram.value = histogram(e.guesses, *e.judge(), line)
+    e.histogram.value = histogram(e.guesses, *e.judge(), line, e.policy.value)
     e.thumbs.value = png(thumbnails(e.guesses, *e.judge()))
     e.table.value = count_html(e.read())

@@ -166,7 +166,7 @@ def gaussian_weights(
     confidence: Tensor,  # (N,) float in [0, 1]
     mean: Tensor,  # scalar: full weight from here on
     variance: Tensor,  # scalar >= 0
-    sigmas: float = 2.0,  # n: how many standard deviations make one width; larger is stricter
+    sigmas: float = 2.0,  # n: the width is one n-th of the standard deviation; larger is stricter
 ) -> Tensor:  # (N,) float in [0, 1]
     "1 above the mean, a Gaussian below it (SoftMatch, Chen et al., ICLR 2023, section 3)."
     below = (confidence - mean).clamp(max=0)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .data import ImageSet, InputError, MultiTaskData
 from .evaluation import overlap_scores, predict
-from .experiments import Judged
 from .figures import pretty
+from .judging import Judged, drop_components
 from .methods import METHODS, Config, scale_input
 from .panels import Kept
 from .phantom import make_phantom
@@ -115,7 +115,8 @@ def decode_one(lens: Lens, image: np.ndarray, bridge: str, boxes) -> np.ndarray:
     with torch.no_grad():
         features = model.encode(x, dropout=dropout)
         saliency = bridge_map(model.saliency(x), bridge, boxes) if lens.bridge else None
-        return model.decode(x, features.maps, saliency, dropout=dropout).sigmoid()[0].cpu().numpy()
+        masks = model.decode(x, features.maps, saliency, dropout=dropout)
+        return drop_components(masks, lens.config.components).sigmoid()[0].cpu().numpy()
 
 # %% ../nbs/09b_readings.ipynb #09b-readings-021
 class Reading(NamedTuple):

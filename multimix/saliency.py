@@ -142,8 +142,8 @@ def healthy_references(size: int, n: int = 8) -> Tensor:
 
 def reference_images(baseline, image: Tensor) -> Tensor:
     "The K starting points (K, 1, H, W) for one `image` (1, 1, H, W): `baseline` as in `attribute`."
-    if baseline is None and image.shape[-1] == image.shape[-2]:
-        return healthy_references(image.shape[-1]).to(image.device)
+    if baseline is None:
+        return F.interpolate(healthy_references(max(32, *image.shape[2:])), image.shape[2:], mode="area").to(image.device)
     if isinstance(baseline, str) and baseline == "zero":
         return torch.zeros_like(image)
     if isinstance(baseline, str) and baseline == "blur":

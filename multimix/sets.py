@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .cache import cache_key, cache_readable, cache_rows, rows_kept
-from .images import InputError, check_size, image_size, list_images, resize_image, thumbnail
+from .images import SUFFIXES, InputError, check_size, image_size, list_images, resize_image, thumbnail
 
 # %% auto #0
 __all__ = ['ImageSet', 'Rows', 'pick', 'chain', 'only', 'read_folders', 'read_mask', 'cache_masks', 'read_masked']
@@ -215,11 +215,12 @@ def _by_stem(paths: list[Path], suffixes=("_mask", "-mask")) -> dict[str, Path]:
     "Files by the name that an image shares with its mask: without the ending, and without one of `suffixes`."
     found: dict[str, Path] = {}
     for path in paths:
-        stem = path.stem
+        stem = whole = path.stem if path.suffix.lower() in SUFFIXES else path.name  # DICOM files are often called by a number with dots
         for suffix in suffixes:
             stem = stem.removesuffix(suffix)
         if stem in found:
-            raise InputError(f"{path}: has the same name as {found[stem].name}; keep one of them")
+            advice = f"if it is a mask, say suffixes=({whole.removeprefix(stem)!r},)" if whole != stem else "keep one of them"
+            raise InputError(f"{path}: has the same name as {found[stem].name}; {advice}")
         found[stem] = path
     return found
 

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from . import __version__
 from .audit_report import write_whole
-from .claims import FILE, Claim, claimed, is_held
+from .claims import FILE, Claim, claimed, follow, is_held
 from .experiments import load_data, run_experiment
 from .grid import folder_name, unread, work
 from .images import InputError
@@ -159,8 +159,10 @@ class Task:
     out: Path
     options: dict  # of `run_experiment`
     ticket: str = field(default_factory=lambda: uuid4().hex)
+    table: int = field(default_factory=os.getpid)  # the process that hands it out
 
     def __call__(self) -> Outcome:
+        follow(self.table)
         return run_cell(self.cell, self.data, self.out, self.ticket, **self.options)
 
 # %% ../nbs/08e_spread.ipynb #08e-spread-025a

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['views_read', 'more_read', 'keys_read', 'seeded', 'read_batch', 'noisy_view', 'make_views', 'encode_views',
            'decode_views', 'teach_masks', 'more_views', 'forward_views', 'total_loss', 'make_schedule', 'autocast',
-           'parameter_groups', 'Trainer', 'step_loss', 'train_step']
+           'parameter_groups', 'check_sets', 'Trainer', 'step_loss', 'train_step']
 
 # %% ../nbs/06a_step.ipynb #06a-step-012
 from contextlib import contextmanager, nullcontext
@@ -179,13 +179,28 @@ def parameter_groups(model: MultiMix, config: Config, terms=()) -> list[dict]:
     return [group for group in groups if group["params"]]
 
 # %% ../nbs/06a_step.ipynb #06a-step-046
+def check_sets(data: MultiTaskData) -> MultiTaskData:
+    "The same data, or InputError for a set without the truth that it stands for, or with other classes or mask channels than the data say."
+    for name, images in ((name, getattr(data, name)) for name in ("cls_labeled", "cls_val") if getattr(data, name) is not None):
+        if images.labels is None or (name == "cls_labeled" and (images.labels < 0).any()):
+            raise InputError(f"{name}: has images without a class; they belong into cls_unlabeled")
+        if len(images) and images.labels.max() >= len(data.classes):
+            raise InputError(f"{name}: has a class number {images.labels.max()}, but the data name only {', '.join(data.classes)}")
+    for name, images in ((name, getattr(data, name)) for name in ("seg_labeled", "seg_val") if getattr(data, name) is not None):
+        if images.masks is None:
+            raise InputError(f"{name}: has no masks; without them it belongs into seg_unlabeled")
+        if images.masks.shape[1] != data.mask_channels:
+            raise InputError(f"{name}: its masks have {images.masks.shape[1]} channels, the data's mask_channels is {data.mask_channels}")
+    return data
+
+# %% ../nbs/06a_step.ipynb #06a-step-046b
 class Trainer:
     """What a run changes: model, averaged model, terms (with the policy's state), optimizer, schedule, step. Everything random in a step is
     drawn from (seed, step), so this is all that a checkpoint needs for an exact resume. `more_terms` join those of the config's method.
     Where a launcher started several processes, each has a trainer, and all of them hold the same (see `multimix.devices`)."""
 
     def __init__(self, config: Config, data: MultiTaskData, device: str | torch.device = "cpu", more_terms=()):
-        self.processes = connect(device)
+        self.processes, data = connect(device), check_sets(data)
         self.config, self.device, self.step, classes = config, self.processes.device, 0, len(data.classes)
         with seeded(sub_seed(config.seed, "weights"), torch.device("cpu")):
             self.model = make_model(config, classes, data.mask_channels).to(self.device)

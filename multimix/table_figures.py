@@ -131,7 +131,9 @@ def roc_seeds_figure(sets: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray
             _mean_roc(ax, runs, colours[line], line)
         ax.plot([0, 1], [0, 1], color="#999999", lw=1, ls=":")
         ax.set(title=pretty(domain), xlabel="false positive rate", ylabel="sensitivity", aspect="equal")
-        ax.legend(fontsize=7, frameon=False, loc="lower right", title="AUROC", title_fontsize=7)
+        classes = max(probs.shape[1] for runs in lines.values() for probs, _ in runs)
+        title = "AUROC" if classes == 2 else "AUROC of class 1 against the rest"
+        ax.legend(fontsize=7, frameon=False, loc="lower right", title=title, title_fontsize=7)
     return figure
 
 # %% ../nbs/08g_table_figures.ipynb #08g-table-fi-025

@@ -6,7 +6,7 @@
 __all__ = ['DOMAINS', 'TABLE_CAPTIONS', 'METHOD_NOTES', 'TABLE_STYLE', 'TableData', 'ask_again', 'entry_name', 'at_smallest',
            'numbers_of', 'dice_sets', 'area_sets', 'roc_sets', 'labels_rows', 'check_images', 'first_run',
            'outlines_figure', 'saliency_figure', 'table_figures', 'comparisons_html', 'unfinished', 'table_html',
-           'images_text', 'reference_of', 'write_table_report', 'write_texts']
+           'images_text', 'reference_of', 'measure', 'write_table_report', 'write_texts']
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-006
 import html
@@ -22,14 +22,15 @@ import numpy as np
 from .audit_report import check_place, write_whole
 from .data import InputError, MultiTaskData
 from .evaluation import predict
-from .experiments import Judged, load_data, load_run, predict_all
+from .experiments import load_data, load_run
+from .judging import Judged, predict_all
 from .methods import METHODS
 from .predictions import image_ids, save_predictions
 from .published import published_row
 from .report import STYLE, figure_html, pretty, write_figures
 from .table_figures import (ORDER, areas_figure, boundaries_grid_figure, dice_boxes_figure, differences_figure, labels_figure,
                                     pseudo_labels_figure, roc_seeds_figure)
-from .table_runs import Entry, TableRun, all_replicates, compare_runs, group_runs, read_run, read_runs, summarise_runs
+from .table_runs import Entry, TableRun, all_replicates, compare_runs, entry_pairs, group_runs, read_run, read_runs, summarise_runs
 from .table_text import (budget_text, fits_paper, html_table, latex_table, line_name, markdown_table, metric_name, said_in_words,
                                  table_rows, table_warnings)
 
@@ -64,9 +65,9 @@ def ask_again(run: TableRun, tests: TableData) -> TableRun:
     return read_run(run.folder)
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-014
-def entry_name(entry: Entry) -> str:
-    "The variant and its budget: 'multimix, 100 labels, 10 masks'."
-    return ", ".join(part for part in (entry.variant, budget_text(entry.held)) if part)
+def entry_name(entry: Entry, entries: list[Entry]) -> str:
+    "The variant and its budget, 'multimix, 100 labels, 10 masks', and image size and steps where the `entries` have several."
+    return ", ".join(part for part in (entry.variant, budget_text(entry.held, [e.held for e in entries])) if part)
 
 
 def at_smallest(entries: list[Entry]) -> list[Entry]:
@@ -89,8 +90,8 @@ DOMAINS = ("in_domain", "cross_domain")
 
 def dice_sets(entries: list[Entry]) -> dict[str, dict[str, np.ndarray]]:
     "For `dice_boxes_figure`: the Dice of each image, mean over the seeds."
-    sets = {entry_name(e): {d: np.mean([n["dice"] for n in found], 0) for d in DOMAINS if (found := numbers_of(e, d, "segmentation"))}
-            for e in entries}
+    sets = {entry_name(e, entries): {d: np.mean([n["dice"] for n in found], 0) for d in DOMAINS
+                                     if (found := numbers_of(e, d, "segmentation"))} for e in entries}
     return {name: found for name, found in sets.items() if found}
 
 
@@ -101,8 +102,9 @@ def area_sets(entries: list[Entry]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def roc_sets(entries: list[Entry]) -> dict[str, dict[str, list]]:
-    "For `roc_seeds_figure`: probabilities and labels of every seed; a test set with one class only is left out."
-    sets = {d: {e.variant: [(n["probs"], n["labels"]) for n in found if len(set(n["labels"][n["labels"] >= 0])) > 1]
+    "For `roc_seeds_figure`: probabilities and labels of every seed, where class 1 and another are in the test set."
+    both = lambda labels: len(set(labels[labels >= 0] == 1)) == 2
+    sets = {d: {e.variant: [(n["probs"], n["labels"]) for n in found if both(n["labels"])]
                 for e in entries if (found := numbers_of(e, d, "classification"))} for d in DOMAINS}
     return {d: kept for d, lines in sets.items() if (kept := {line: seeds for line, seeds in lines.items() if seeds})}
 
@@ -136,7 +138,7 @@ def outlines_figure(entries: list[Entry], tests: TableData, domain: str = "in_do
     dice = dice_sets(entries)
     found: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        run = first_run(entry) if domain in dice.get(entry_name(entry), {}) else None
+        run = first_run(entry) if domain in dice.get(entry_name(entry, entries), {}) else None
         if run is None:
             continue
         test = tests.of(run.config).tests[domain]["segmentation"]
@@ -153,9 +155,10 @@ def saliency_figure(entries: list[Entry], tests: TableData, domain: str = "in_do
     line (`saliency.map_figure`); None where no line classifies."""
     from multimix.saliency import attribute, map_figure
 
-    maps, images = {}, None
-    for entry in entries:
-        run = first_run(entry) if "classification" in METHODS[entry.method].tasks else None
+    maps, images, able = {}, None, [e for e in entries if "classification" in METHODS[e.method].tasks]
+    shown = {e.variant for e in sorted(able, key=lambda e: e.variant != "multimix")[:6]}  # six columns, plain multimix among them
+    for entry in (e for e in able if e.variant in shown):
+        run = first_run(entry)
         test = None if run is None else tests.of(run.config).tests.get(domain, {}).get("classification")
         if test is None or test.labels is None:
             continue
@@ -170,8 +173,9 @@ def table_figures(entries: list[Entry], summary: "DataFrame", comparisons: "Data
                   tests: TableData | None = None) -> "dict[str, Figure]":
     "Every figure that fits what there is, by the names in `TABLE_CAPTIONS`; outlines and saliency only with the data."
     few, figures = at_smallest(entries)[:8], {}
-    for metric in dict.fromkeys(comparisons["metric"]) if len(comparisons) else ():
-        named = comparisons.assign(name=[f"{r['a']} − {r['b']}, {budget_text(r)}" for r in comparisons.to_dict("records")])
+    pairs = comparisons.to_dict("records")
+    for metric in dict.fromkeys(comparisons["metric"]) if pairs else ():
+        named = comparisons.assign(name=[f"{r['a']} − {r['b']}, {budget_text(r, pairs)}" for r in pairs])
         figures[f"differences_{metric}"] = differences_figure(named, metric)
     rows = labels_rows(summary)
     if rows["labels"].notna().any():
@@ -183,7 +187,7 @@ def table_figures(entries: list[Entry], summary: "DataFrame", comparisons: "Data
     figures |= {"pseudo": pseudo_labels_figure({k: v for k, v in histories.items() if v and "pseudo" in METHODS[k.split(',')[0]].terms})}
     if tests is not None:
         small = [e for e in entries if (e.held["size"], e.held["labels"]) in [(f.held["size"], f.held["labels"]) for f in few]]
-        figures |= {"outlines": outlines_figure(small, tests), "saliency": saliency_figure(few[:6], tests)}
+        figures |= {"outlines": outlines_figure(small, tests), "saliency": saliency_figure(few, tests)}
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-027
@@ -255,7 +259,7 @@ def table_html(title: str, summary: "DataFrame", comparisons: "DataFrame", figur
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-031
 def images_text(summary: "DataFrame", domain: str) -> str:
-    "'624 test images for classification, 123 for segmentation'."
+    "'Test images: 624 with classes, 123 with masks.'"
     part = summary[summary["domain"] == domain]
     counts = {task: sorted(set(part[part["metric"] == metric]["n"])) for task, metric in (("classes", "accuracy"), ("masks", "dice"))}
     return "Test images: " + ", ".join(f"{' or '.join(map(str, n))} with {task}" for task, n in counts.items() if n) + "."
@@ -267,11 +271,21 @@ def reference_of(entries: list[Entry]) -> str | None:
     return None if not names else "multimix" if "multimix" in names else names[0]
 
 # %% ../nbs/08i_table_report.ipynb #08i-table-re-032
+def measure(entries: list[Entry], reference: str | None, draws: int | None) -> "tuple[DataFrame, DataFrame]":
+    "The summary of all lines and their comparisons with the `reference`, as `write_table_report` describes them."
+    reference = reference or reference_of(entries)
+    drawn = all_replicates((r for e in entries for r in e.runs.values()), draws or max(2000, 200 * len(entry_pairs(entries, reference))))
+    if not drawn:
+        raise InputError("the runs were judged on no test set; judge them on one (data=..., --data DIR)")
+    return summarise_runs(entries, drawn), compare_runs(entries, drawn, reference)
+
+# %% ../nbs/08i_table_report.ipynb #08i-table-re-032b
 def write_table_report(
     folder: str | os.PathLike,  # of the runs, each in a folder of its own
     data: str | os.PathLike | MultiTaskData | None = None,  # what they were judged on, for outlines and saliency; 'phantom' for phantoms
     out: str | os.PathLike | None = None,  # the page; None = report.html in `folder`
-    reference: str | None = None, draws: int = 2000,  # the line that others are compared with (None = multimix, else all pairs); bootstrap
+    reference: str | None = None,  # the line that others are compared with; None = multimix, else all pairs
+    draws: int | None = None,  # of the bootstrap; None = 2000, or 200 for each comparison: what many share must be able to be small
     pictures: str | os.PathLike | None = None,  # a folder for each figure as a PNG
 ) -> Path:
     """Write the page of a table of runs and return its path; beside it, under its name, .md, .tex, -summary.csv, -comparisons.csv; each
@@ -279,9 +293,7 @@ def write_table_report(
     folder, tests = Path(folder), None if data is None else TableData(data)
     out = check_place(folder / "report.html" if out is None else Path(out))
     entries = group_runs([run if tests is None else ask_again(run, tests) for run in read_runs(folder)])
-    drawn = all_replicates((run for entry in entries for run in entry.runs.values()), draws)
-    summary = summarise_runs(entries, drawn)
-    comparisons = compare_runs(entries, drawn, reference or reference_of(entries))
+    summary, comparisons = measure(entries, reference, draws)
     figures, notes = table_figures(entries, summary, comparisons, tests), table_warnings(summary) + unfinished(folder)
     page = table_html(title := f"multimix table · {folder.resolve().name}", summary, comparisons, figures, notes)
     write_texts(out, title, summary, comparisons)

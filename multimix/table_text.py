@@ -151,17 +151,18 @@ def html_table(rows: list[TextRow]) -> str:
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div><p class="small">{notes.removeprefix("<br>")}</p>'
 
 # %% ../nbs/08h_table_text.ipynb #08h-table-te-024
-def budget_text(row) -> str:
-    "'100 labels, 10 masks', as far as they matter."
-    return ", ".join(f"{budget(row[k])} {k}" for k in ("labels", "masks") if budget(row[k]))
+def budget_text(row, rows=()) -> str:
+    "'100 labels, 10 masks', as far as they matter; with image size and steps where `rows`, of which it is one, have several."
+    parts = [f"{budget(row[k])} {k}" for k in ("labels", "masks") if budget(row[k])]
+    return ", ".join(parts + [f"{row[k]} {unit}" for k, unit in (("size", "px"), ("steps", "steps")) if len({r.get(k) for r in rows}) > 1])
 
 
 def said_in_words(comparisons: "DataFrame") -> list[str]:
     "Each comparison of `table_runs.compare_runs` as a sentence with its difference, interval and effect size."
-    sentences = []
-    for row in comparisons.to_dict("records"):
+    sentences, rows = [], comparisons.to_dict("records")
+    for row in rows:
         size = f", rank-biserial {row['rank_biserial']:+.2f}" if np.isfinite(row["rank_biserial"]) else ""
-        where = f"{pretty(row['domain'])}, {metric_name(row['metric'])[0]}, {budget_text(row)}"
+        where = f"{pretty(row['domain'])}, {metric_name(row['metric'])[0]}, {budget_text(row, rows)}"
         sentences.append(f"{where}: {row['a']} against {row['b']} {row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}; "
                          f"better in {row['wins']} of {row['seeds']} seeds; p {row['p_holm']:.3f} by Holm{size}): {row['verdict']}")
     return sentences

@@ -94,7 +94,7 @@ def _findings(t: Table, labels: str | list[str], sep: str) -> list[set[str]]:
     "The findings of each row; an empty set where nothing is known, {'no finding'} where all columns say no."
     if isinstance(labels, str):
         whole = [re.sub(r"^(-?\d+)\.0$", r"\1", cell) for cell in t.cells[labels]]
-        return [{part.strip() for part in (cell.split(sep) if sep else [cell])} - {""} for cell in whole]
+        return [{part.strip() for part in (cell.split(sep) if sep else [cell])} - {"", "-1"} for cell in whole]
     found = []
     for i in range(len(t)):
         said = {column: t.cells[column][i].lower() for column in labels}
@@ -110,7 +110,9 @@ def _findings(t: Table, labels: str | list[str], sep: str) -> list[set[str]]:
 def _class_findings(t: Table, labels: str | list[str], classes, found: list[set[str]]) -> dict[str, list[str]]:
     "The findings of each class, as the user says or as the table has them."
     if isinstance(classes, dict):
-        return {name: [given] if isinstance(given, str) else list(given) for name, given in classes.items()}
+        return {name: list(map(str, given if isinstance(given, (list, tuple, set)) else [given])) for name, given in classes.items()}
+    if classes is not None and (len(set(classes)) < len(classes) or (not isinstance(labels, str) and len(classes) != len(labels))):
+        raise InputError(f"classes={list(classes)}: must be different names, and one for each column where several are named")
     if not isinstance(labels, str):
         return {name: [column] for name, column in zip(classes or labels, labels)}
     if classes is not None:
@@ -171,6 +173,16 @@ def _files_below(folder: str) -> dict[str, list[str]]:
     return found
 
 # %% ../nbs/00h_tables.ipynb #00h-tables-024
+def _fitting(name: str, folder: str, below: dict[str, list[str]]) -> list[str]:
+    "The files that a name may mean: those in its own folder where that is there, else those that share most of its path."
+    *place, last = name.split("/")
+    fits = below.get(last) or below.get(os.path.splitext(last)[0]) or []
+    if place and os.path.isdir(own := os.path.join(folder, *place)):
+        return [fit for fit in fits if os.path.dirname(os.path.normpath(fit)) == os.path.normpath(own)]
+    shared = [len(os.path.commonprefix([place[::-1], fit.split(os.sep)[-2::-1]])) for fit in fits]
+    return [fit for fit, count in zip(fits, shared) if count == max(shared)]
+
+# %% ../nbs/00h_tables.ipynb #00h-tables-024b
 def find_files(t: Table, column: str, folder: str | Path, missing: str = "raise") -> list[str | None]:
     "The file that each row names, in `folder` or below it; None for one that is not there with `missing='skip'`, else `InputError`."
     if not os.path.isdir(folder):
@@ -182,8 +194,7 @@ def find_files(t: Table, column: str, folder: str | Path, missing: str = "raise"
         path = os.path.join(folder, name)
         if not os.path.isfile(path):
             below = _files_below(str(folder)) if below is None else below
-            last = re.split(r"[/\\]", name)[-1]
-            fits = below.get(last) or below.get(os.path.splitext(last)[0]) or []
+            fits = _fitting(name.replace("\\", "/"), str(folder), below)
             if len(fits) > 1:
                 raise t.wrong(i, f"{name!r} may be {fits[0]} or {fits[1]}; give the path from {folder} on")
             if not fits and (missing == "raise" or not name):

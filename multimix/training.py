@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['replacing', 'save_atomic', 'write_history', 'judge_guesses', 'check_finite', 'parts', 'images_read', 'trainer_state',
-           'load_trainer_state', 'check_folder', 'read_checkpoint', 'RunFolder', 'save_last', 'save_best', 'Loop',
-           'is_better', 'after_step', 'in_notebook', 'LiveCurves', 'Run', 'progress_bar', 'open_run', 'train',
-           'Trainer', 'autocast', 'decode_views', 'encode_views', 'forward_views', 'keys_read', 'make_schedule',
-           'make_views', 'seeded', 'step_loss', 'total_loss', 'train_step', 'views_read']
+           'load_trainer_state', 'check_folder', 'read_config', 'read_checkpoint', 'RunFolder', 'save_last',
+           'save_best', 'Loop', 'is_better', 'after_step', 'in_notebook', 'LiveCurves', 'Run', 'progress_bar',
+           'open_run', 'train', 'Trainer', 'autocast', 'decode_views', 'encode_views', 'forward_views', 'keys_read',
+           'make_schedule', 'make_views', 'seeded', 'step_loss', 'total_loss', 'train_step', 'views_read']
 
 # %% ../nbs/06b_training.ipynb #06b-training-006
 import csv
@@ -17,7 +17,7 @@ import sys
 import time
 import zlib
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from pathlib import Path
 
@@ -117,6 +117,18 @@ def check_folder(path: Path, config: Config, resume: bool) -> None:
     if file.exists() and (kept := json.loads(file.read_text())) != asdict(config):
         differ = [k for k, v in asdict(config).items() if k not in kept or kept[k] != v] or sorted(set(kept) - set(asdict(config)))
         raise InputError(f"{path} holds a run with another {', '.join(differ)}: resume it with the same settings")
+
+# %% ../nbs/06b_training.ipynb #06b-training-022b
+def read_config(folder: str | os.PathLike) -> Config:
+    "The config of the run in `folder`. Raises InputError where its config.json can't be read or is of another version."
+    file = Path(folder) / "config.json"
+    try:
+        said = json.loads(file.read_text())
+    except ValueError:
+        raise InputError(f"{file} can't be read: take the folder away to start the run anew") from None
+    if unknown := sorted(set(said) - {field.name for field in fields(Config)}):
+        raise InputError(f"{file} has the setting {unknown[0]!r}, which this multimix does not know: it is of another version")
+    return Config(**said)
 
 
 def read_checkpoint(file: Path) -> dict:

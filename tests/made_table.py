@@ -6,7 +6,7 @@ import numpy as np
 
 from multimix.data import ImageSet, MultiTaskData
 from multimix.evaluation import Predictions, evaluate
-from multimix.experiments import cell_name
+from multimix.grid import cell_name
 from multimix.methods import METHODS
 from multimix.predictions import save_predictions
 

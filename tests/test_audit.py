@@ -26,6 +26,7 @@ from multimix.facts import hide, read_all, read_facts
 from multimix.images import InputError
 from multimix.inventory import Entry, sort_paths
 from multimix.phantom import make_phantom
+from multimix.sets import read_folders
 
 N = 60
 CHESTS, LUNGS = make_phantom(N, size=96, seed=41), make_phantom(16, size=96, seed=42)
@@ -704,3 +705,24 @@ def test_nih_finds_its_own_originals_and_its_shortcut():
     kinds = {f.kind: f for f in report.findings}
     assert "view" in kinds["shortcut"].groups[0].note and set(kinds) == {"shortcut", "turned", "writing"}
     assert {e.view for e in report.files} == {"PA", "AP"}
+
+
+def test_masks_of_equal_names_belong_to_the_images_of_their_own_folder(tmp_path):
+    for k, place in enumerate(("p1", "p2")):
+        save(tmp_path / f"images/{place}/001.png", CHESTS.images[k][:, :64 + 16 * k])
+        save(tmp_path / f"masks/{place}/001.png", LUNGS.masks[k, 0][:, :64 + 16 * k] * np.uint8(255))
+    files = sort_paths(["images/p1/001.png", "images/p2/001.png", "masks/p1/001.png", "masks/p2/001.png"])
+    assert audit_contents.pair_masks(files)[0] == {2: 0, 3: 1}
+    assert "mask-size" not in {finding.code for finding in audit(tmp_path).findings}
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names are text there")
+def test_a_name_that_is_no_utf8_does_not_stop_audit_or_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "x").mkdir()
+    name = os.fsencode(tmp_path / "x") + b"/M\xfcller.png"
+    Image.fromarray(CHESTS.images[0]).save(tmp_path / "plain.png")
+    os.rename(tmp_path / "plain.png", name)
+    assert main(["audit", str(tmp_path / "x"), "--json", str(tmp_path / "x.json"), "--html", str(tmp_path / "x.html")]) in (0, 1)
+    assert "ller.png" in (tmp_path / "x.json").read_text(encoding="utf-8")
+    assert len(read_folders({"a": tmp_path / "x"}, 32)) == 1

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import multimix
-from multimix.cli import main, summary
+from multimix.cli import main, make_parser, stopped_text, summary
 from multimix.phantom import make_phantom
 
 COMMAND = shutil.which("multimix", path=str(Path(sys.executable).parent))
@@ -347,3 +347,13 @@ def test_ctrl_c_says_how_to_go_on(environment, tmp_path, xrays, out):
     assert stopped.returncode == 130 and "Traceback" not in said
     again = ["multimix", *words, *([] if out else ["--out", folder]), "--resume"]
     assert said.splitlines()[-1] == "multimix: stopped; to go on, run: " + shlex.join(again)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_after_a_stop_the_line_to_go_on_with_is_one_that_works(tmp_path, begun):
+    words = ["train", "--steps", "5", "--out", str(tmp_path)]
+    if begun:
+        (tmp_path / "config.json").write_text("{}")
+    said = stopped_text(words, make_parser().parse_args(words))
+    assert said.endswith(" --resume") is begun and str(tmp_path) in said
+    assert "--resume" not in stopped_text(words[:3], make_parser().parse_args(words[:3]))  # nothing was begun: the same line again

@@ -405,13 +405,18 @@ def test_a_table_without_a_test_or_a_training_part(own):
 
 
 @pytest.mark.parametrize("text, named", [
-    ("", "not of the form"), ("[]", "not of the form"), ('{"in_domain": "kermany"}', "not of the form"), ("{}", "gives no set a role"),
+    ("", "is no JSON"), ('{"in_domain": {},}', "line 1 column"),
+    ("[]", "not of the form"), ('{"in_domain": "kermany"}', "not of the form"), ("{}", "gives no set a role"),
     ('{"in_domain": {"classification": "jsrt"}}', "'jsrt' can't play 'classification'"),
     ('{"in_domain": {"classification": ["kermany"]}}', "can't play 'classification'"),
     ('{"in_domain": {"detection": "kermany"}}', "can't play 'detection'"),
     ('{"in_domain": {"segmentation": "shenzhen"}}', "shenzhen is not in this folder"),
     ('{"in_domain": {"segmentation": "jsrt"}, "cross_domain": {"segmentation": "jsrt"}}', "jsrt has two roles"),
     ('{"in_domain": {"classification": "kermany"}, "cross_domain": {"classification": "pneumoniamnist"}}', "the same children"),
+    ('{"in_domain": {"classification": "kermany"}, "cross-domain": {"segmentation": "jsrt"}}', "'cross-domain' is none of in_domain"),
+    ('{"in_domain": {"classification": {"table": "t.csv", "labels": null}}}', "a set of your own is"),
+    ('{"in_domain": {"classification": {"table": "t.csv", "labels": "label", "sep": 3}}}', "a set of your own is"),
+    ('{"in_domain": {"classification": {"images": {}}}}', "a set of your own is"),
 ])
 def test_roles_that_cannot_be_played(root, text, named):
     shutil.copytree(root / "kermany", root / "pneumoniamnist")
@@ -428,3 +433,11 @@ def test_montgomery_gives_a_quarter_of_its_patients(original):
                             patients=np.array([f"montgomery-MCUCXR_{i:04}_0" for i in range(138)]))
     train, test = _play(many, "segmentation", "in_domain").values()
     assert len(test) == 34 and len(train) == 104 and not set(train.patients) & set(test.patients)
+
+
+@pytest.mark.parametrize("name, child", [
+    ("train/PNEUMONIA/BACTERIA-7422-0001.jpeg", "child-7422"), ("test/PNEUMONIA/VIRUS-7422-0003.jpeg", "child-7422"),
+    ("train/NORMAL/NORMAL-28501-0001.jpeg", "child-28501"), ("train/NORMAL/NORMAL2-IM-0115-0001.jpeg", "train-IM-0115"),
+    ("test/PNEUMONIA/person7_bacteria_24.jpeg", "test-person7"), ("train/NORMAL/other.jpeg", "train-other")])
+def test_the_child_on_an_image_of_either_edition(name, child):
+    assert kermany_patient(name) == child

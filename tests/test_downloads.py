@@ -698,7 +698,8 @@ def test_datasets_has_it_too():
 def test_an_address_of_ones_own(server):
     url = server.add("my%20x-rays.zip", pack_zip({"normal/a.png": encode(CHESTS.images[0])}), ("cut", 50))
     assert download(url, "data", progress=False, sleep=lambda s: None) == Path("data/my x-rays")
-    assert tree("data") == ["my x-rays.zip", "my x-rays/normal/a.png"]
+    assert tree("data") == [".my x-rays.zip.from", "my x-rays.zip", "my x-rays/normal/a.png"]
+    assert download(url, "data", progress=False) == Path("data/my x-rays")
     assert download(server.add("table.csv", b"a,b\n"), "data", progress=False).read_text() == "a,b\n"
     with pytest.raises(InputError, match="does not end in the name of a file"):
         download(server.url(""), "data", progress=False)
@@ -708,7 +709,35 @@ def test_an_archive_of_ones_own_is_not_trusted(server):
     url = server.add("evil.zip", pack_zip({"../evil.txt": b"x"}))
     with pytest.raises(InputError, match="not safe to write"):
         download(url, "data", progress=False)
-    assert tree(".") == ["data/evil.zip"]
+    assert tree(".") == ["data/.evil.zip.from", "data/evil.zip"]
+
+
+def test_another_address_of_the_same_name_is_not_taken_for_the_first(server):
+    first, second = (server.add(f"{place}/main.zip", pack_zip({f"{place}.png": b"x"})) for place in ("one", "two"))
+    download(first, "data", progress=False)
+    with pytest.raises(InputError, match="data/main.zip: is there, and not from .*two/main.zip"):
+        download(second, "data", progress=False)
+    Path("mine/main").mkdir(parents=True)
+    with pytest.raises(InputError, match="mine/main: is there, and not from"):
+        download(first, "mine", progress=False)
+    assert tree("data/main") == ["one.png"] and tree("mine") == []
+
+
+def test_options_that_a_bundle_cannot_follow_are_refused():
+    with pytest.raises(InputError, match="open: is several sets; choose size or images for one, such as pneumoniamnist"):
+        download("open", "data", size=64, progress=False)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_list_of_images_may_come_from_any_editor(encoding):
+    Path("list.txt").write_text("b.png\r\na.png\r\n", encoding=encoding)
+    assert downloads._names("list.txt") == ["a.png", "b.png"]
+
+
+def test_a_list_in_another_encoding_is_refused():
+    Path("list.txt").write_text("a.png", encoding="utf-16")
+    with pytest.raises(InputError, match="list.txt: is no text in UTF-8"):
+        download("nih", "data", images="list.txt", progress=False)
 
 
 @pytest.mark.parametrize("files, result", [({"set.zip": pack_zip({"a/b.png": b"x"})}, "drive-1AbCdEfGhIjKlMnOp/set"),

@@ -1,18 +1,21 @@
 """One call from data to report: the files it leaves, what it refuses, and that runs come back as they were."""
 import json
 import math
+import warnings
+from dataclasses import replace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from multimix import experiments
 from multimix.data import InputError
 from multimix.experiments import (
-    Judged,
-    cell_name,
     collect,
     evaluate_run,
+    explain_images,
     load_data,
     load_run,
     pick_amp,
@@ -21,8 +24,11 @@ from multimix.experiments import (
     run_experiment,
     summarize,
 )
+from multimix.grid import cell_name
+from multimix.judging import make_validate
 from multimix.methods import METHODS, make_config, make_model
 from multimix.phantom import phantom_data
+from multimix.predictions import class_names
 
 TINY = dict(labels=8, masks=3, size=32, steps=3, batch=4, unlabeled=4)
 
@@ -38,19 +44,35 @@ def run(data, tmp_path_factory):
     return folder, run_experiment(data, out=folder, progress=False, device="cpu", **TINY)
 
 
+@pytest.mark.parametrize("unit", ["amx_tile", "avx512_bf16"])
 @pytest.mark.parametrize("fast, taken", [(True, "bf16"), (False, "no")])
-def test_auto_takes_bfloat16_where_the_processor_is_fast_in_it(fast, taken, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: fast, raising=False)
+def test_auto_takes_bfloat16_where_the_processor_is_fast_in_it(unit, fast, taken, data, tmp_path, monkeypatch):
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, f"_is_{unit}_supported", lambda: fast, raising=False)
     run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", amp="auto", **TINY)
     assert json.loads((tmp_path / "run/config.json").read_text())["amp"] == taken
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not fast, raising=False)  # resumed elsewhere: as it was begun
+    monkeypatch.setattr(torch.cpu, f"_is_{unit}_supported", lambda: not fast, raising=False)  # resumed elsewhere: as it was begun
     run_experiment(data, out=tmp_path / "run", progress=False, device="cpu", amp="auto", resume=True)
     assert json.loads((tmp_path / "run/config.json").read_text())["amp"] == taken
 
 
 def test_auto_says_float32_where_torch_cant_tell(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
     assert pick_amp("auto", "cpu") == "no" and pick_amp("fp16", "cpu") == "fp16"
+
+
+@pytest.mark.parametrize("machine, avx512, warned", [
+    ("x86_64", False, True), ("AMD64", False, True), ("x86_64", True, False), ("arm64", False, False),
+])
+def test_bfloat16_on_a_cpu_that_is_slow_in_it_is_warned_of(machine, avx512, warned, monkeypatch):
+    monkeypatch.setattr(experiments, "machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_supported", lambda: avx512, raising=False)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        assert [pick_amp(name, "cpu") for name in ("bf16", "no")] == ["bf16", "no"]
+    assert [("amp='bf16'" in str(w.message) and "amp='auto'" in str(w.message)) for w in found] == [True] * warned
 
 
 @pytest.mark.parametrize("balance, ill", [("equal", 6), ("proportional", 9)])
@@ -69,7 +91,7 @@ def test_the_folder_and_the_results_have_what_a_run_promises(run):
     files = {"config.json", "history.csv", "last.pt", "best.pt", "predictions.npz", "report.html", "results.json"}
     assert {f.name for f in folder.iterdir()} == files
     assert json.loads((folder / "results.json").read_text()) == results
-    kept = {"method", "preset", "seed", "labels", "masks", "size", "steps", "version", "seconds", "images_per_second"}
+    kept = {"method", "preset", "seed", "labels", "masks", "size", "steps", "data", "version", "seconds", "images_per_second"}
     assert set(results) == kept | {"in_domain", "cross_domain"}
     classes = {"accuracy", "balanced_accuracy", "auroc", "auprc", "f1_normal", "f1_pneumonia", "ece", "n", "constant_accuracy", "ci95"}
     masks = {"dice", "jaccard", "precision", "recall", "hd95", "assd", "ssim", "n", "ci95"}
@@ -112,27 +134,33 @@ def test_a_run_judged_again_gives_the_same_numbers(tmp_path):
     assert again["in_domain"] == first["in_domain"] and again["cross_domain"] == first["cross_domain"]
 
 
-@pytest.mark.parametrize("preset", ["released", "paper"])
-def test_presets_judge_on_the_input_range_they_train_with(preset):
-    config = make_config(preset, size=32)
-    model = make_model(config).eval()
-    seen = []
-    model.encoder.register_forward_pre_hook(lambda module, args: seen.append((float(args[0].min()), float(args[0].max()))))
-    x = torch.linspace(0, 1, 32 * 32).reshape(1, 1, 32, 32)
-    for stream in ("cls", "seg"):
-        Judged(model, config, stream).encode(x)
-    expected = {"released": [(0, 1), (-1, 1)], "paper": [(-1, 1), (-1, 1)]}[preset]
-    assert all(math.isclose(a, b, abs_tol=1e-6) for got, want in zip(seen, expected) for a, b in zip(got, want))
+def test_a_run_on_other_data_is_not_judged_on_phantoms_by_mistake(tmp_path):
+    given = phantom_data(32, labels=8, masks=4, n=60, test=20)
+    first = run_experiment(given, tmp_path / "run", steps=1, batch=4, unlabeled=4, progress=False, device="cpu")
+    assert first["data"] == "given"
+    with pytest.raises(InputError, match="run: was not trained on phantoms, or not to its end; name the data"):
+        evaluate_run(tmp_path / "run", device="cpu")
+    (tmp_path / "run/results.json").write_text("{")
+    with pytest.raises(InputError, match="name the data"):
+        evaluate_run(tmp_path / "run", device="cpu")
+    (tmp_path / "run/results.json").unlink()
+    with pytest.raises(InputError, match="name the data"):
+        evaluate_run(tmp_path / "run", device="cpu")
+    phantoms = run_experiment(out=tmp_path / "phantoms", progress=False, device="cpu", **{**TINY, "size": 32})
+    assert phantoms["data"] == evaluate_run(tmp_path / "phantoms", device="cpu")["data"] == "phantom"
 
 
-def test_released_keeps_dropout_at_test_time_and_corrected_does_not():
-    x = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    for preset, same in (("released", False), ("corrected", True)):
-        config = make_config(preset, size=32)
-        judged = Judged(make_model(config).eval(), config, "seg").eval()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            assert torch.equal(judged(x).logits, judged(x).logits) is same
+def test_explaining_calls_the_classes_by_their_names(tmp_path, monkeypatch):
+    data = replace(phantom_data(32, labels=8, masks=4, n=60, test=20), classes=("clear", "opaque"))
+    run_experiment(data, tmp_path / "run", steps=1, batch=4, unlabeled=4, progress=False, device="cpu")
+    assert class_names(tmp_path / "run") == ("clear", "opaque") and class_names(tmp_path) is None
+    said = []
+    monkeypatch.setattr("multimix.experiments.explain_figure", lambda image, probs, classes, *rest: said.append(classes) or plt.figure())
+    Image.fromarray(data.cls_labeled.images[0]).save(tmp_path / "x.png")
+    explain_images(tmp_path / "run", [tmp_path / "x.png"])
+    (tmp_path / "run/predictions.npz").unlink()
+    explain_images(tmp_path / "run", [tmp_path / "x.png"])
+    assert said == [("clear", "opaque"), ("normal", "pneumonia")]
 
 
 @pytest.mark.parametrize("change, said", [
@@ -228,3 +256,34 @@ def test_an_empty_table_and_an_unfinished_run_say_what_to_do(tmp_path):
 
 def test_device_auto_is_always_there():
     assert pick_device("auto") in ("cpu", "cuda") and pick_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("asked", [dict(labels=4), dict(masks=2)])
+def test_a_budget_that_data_made_ready_do_not_have_is_refused(data, tmp_path, asked):
+    with pytest.raises(InputError, match=f"{next(iter(asked))} .: the data made ready has .; leave"):
+        run_experiment(data, tmp_path / "run", steps=1, progress=False, device="cpu", **asked)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("last.pt", b"short", "last.pt can't be read"), ("config.json", b"{", "config.json can't be read"),
+    ("config.json", b'{"newer": 1}', "config.json has the setting 'newer', which this multimix does not know")])
+def test_a_damaged_run_is_named(data, tmp_path, name, content, said):
+    run_experiment(data, tmp_path, steps=1, batch=4, unlabeled=4, method="enc", progress=False, device="cpu")
+    (tmp_path / name).write_bytes(content)
+    for again in (load_run, lambda folder: run_experiment(data, folder, resume=True, progress=False, device="cpu")):
+        with pytest.raises(InputError, match=said):
+            again(tmp_path)
+
+
+def test_where_the_validation_has_one_class_the_accuracy_chooses(data):
+    ill = data.cls_val.subset(np.flatnonzero(data.cls_val.labels == 1))
+    config = make_config(method="enc", size=32)
+    scores = make_validate(config, replace(data, cls_val=ill), "cpu")(make_model(config).eval())
+    assert set(scores) == {"score", "accuracy"} and scores["score"] == scores["accuracy"]
+
+
+def test_results_of_the_released_preset_are_those_of_its_seed(data, tmp_path):
+    one, two = (run_experiment(data, tmp_path / name, preset="released", steps=1, batch=4, unlabeled=4, progress=False, device="cpu")
+                for name in "ab")
+    assert one["in_domain"] == two["in_domain"] and one["cross_domain"] == two["cross_domain"]

@@ -228,7 +228,7 @@ def test_a_bridge_that_cannot_be_is_refused():
 
 @pytest.mark.parametrize("preset", ["corrected", "paper"])
 def test_a_lens_says_what_the_run_says(preset):
-    from multimix.experiments import Judged
+    from multimix.judging import Judged
 
     run = Run(tiny_model(), make_config(preset, size=32, width=4), [], 0.0, 0.0)
     lens, image = rd.Lens(run), CHESTS.images[0]
@@ -449,6 +449,11 @@ def test_every_policy_judges_and_is_drawn(guesses, policy):
     assert "normal" in ps.count_html(ps.count(guesses, *judged))
 
 
+def test_a_picture_names_the_policy_that_judged_even_where_two_keep_the_same(guesses):
+    judged = guesses.probs.argmax(1), np.ones(40, np.float32)
+    assert len({ps.histogram(guesses, *judged, policy=policy) for policy in ("", "flexmatch", "freematch")}) == 3
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_pictures_are_drawn_where_all_or_nothing_is_kept(guesses, weight):
     judged = guesses.probs.argmax(1), np.full(40, weight, np.float32)
@@ -555,6 +560,18 @@ def test_runs_and_images_behind_links_to_outside_are_not_listed(tree):
     for nothing in (given / "deep", tree / "nowhere"):
         with pytest.raises(InputError, match=nothing.name):
             ap.find_runs([nothing])
+
+
+def test_folders_that_are_called_alike_hide_nothing(tmp_path):
+    for site in ("a", "b"):
+        for place in ("runs/base", "images"):
+            (tmp_path / site / place).mkdir(parents=True)
+        for name in ap.RUN_FILES:
+            (tmp_path / site / "runs/base" / name).write_text("{}")
+        Image.fromarray(CHESTS.images[0]).save(tmp_path / site / "images/1.png")
+    for find, folder, file in ((ap.find_runs, "runs", "runs/base"), (ap.find_images, "images", "images/1.png")):
+        found = find([tmp_path / "a" / folder, tmp_path / "b" / folder, tmp_path / "a" / folder])
+        assert found == {file: tmp_path / "a" / file, str(tmp_path / "b" / file): tmp_path / "b" / file}
 
 
 def test_the_app_opens_runs_and_files_and_says_what_it_does_not(tmp_path):

@@ -111,7 +111,7 @@ def test_agreement_shows_mean_and_limits():
     said = masks(5).astype(float)
     said[:, 0, 24:25, 4:14] = [[[1]], [[1]], [[1]], [[1]], [[0]]]  # four of five masks ten pixels too large
     title = fg.agreement_figure({"in_domain": (masks(), said)}).axes[0].get_title()
-    assert title == "In domain\nmean +8, 95 % in +0 to +16"
+    assert title == "In domain\nmean +8, 95 % in -1 to +17"
 
 
 def test_history_from_rows_and_from_a_file_agree(tmp_path):

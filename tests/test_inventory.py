@@ -198,3 +198,28 @@ def test_names_give_way_to_tables_but_labels_of_folders_stay(tree):
     e, _ = audit_tables(root)
     [v] = e.values()
     assert (v.patient, v.patient_from, v.label) == ("4711", "table", "NORMAL")
+
+
+def labels(folder) -> dict[str, tuple[str, str]]:
+    found = sort_paths(list_files(folder)[0])
+    read_tables(folder, list_files(folder)[1], found)
+    return {e.path: (e.label, e.patient) for e in found}
+
+
+@pytest.mark.parametrize("bar", ["/", "\\"])
+def test_a_table_of_either_system_tells_equal_names_apart(tree, bar):
+    rows = ["path,label,patient", f"train{bar}001.png,pneumonia,p1", f"test{bar}001.png,normal,p2", f"val{bar}001.png,normal,p9"]
+    folder = tree({"train/001.png": None, "test/001.png": None, "labels.csv": "\n".join(rows)})
+    assert labels(folder) == {"train/001.png": ("pneumonia", "p1"), "test/001.png": ("normal", "p2")}
+
+
+def test_a_table_speaks_of_its_own_folder_only(tree):
+    folder = tree({"site1/images/a.png": None, "site10/images/a.png": None, "site1/labels.csv": "path,label,patient\na.png,pneumonia,p1"})
+    assert labels(folder)["site1/images/a.png"] == ("pneumonia", "p1") and labels(folder)["site10/images/a.png"][1] == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_beside_its_target_is_walked_once(tree):
+    folder = tree(["train_v1/a.png"])
+    os.symlink("train_v1", folder / "train")
+    assert len(list_files(folder)[0]) == 1

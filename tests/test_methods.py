@@ -246,7 +246,7 @@ def test_a_choice_that_is_wrong_lists_the_right_ones():
 def test_settings_in_range_pass_and_outside_fail(data):
     name = data.draw(st.sampled_from(sorted(RANGES)))
     low, high = RANGES[name]
-    whole = name in ("strong_ops", "strong_magnitude")
+    whole = name in ("strong_ops", "strong_magnitude", "components", "seed")
     value = data.draw(st.integers(low - 5, high + 5) if whole else st.floats(low - 5, high + 5))
     changes = {name: value, "teacher": "student"}
     if low <= value <= high:
@@ -254,6 +254,15 @@ def test_settings_in_range_pass_and_outside_fail(data):
     else:
         with pytest.raises(InputError, match=name):
             make_config(**changes)
+
+
+@pytest.mark.parametrize("changes, said", [
+    (dict(seed=1.5), "seed is 1.5: it must be a whole number"), (dict(seed="x"), "seed is 'x'"), (dict(labels=True), "labels is True"),
+    (dict(lr=True), "lr is True"), (dict(eval_dropout="no"), "eval_dropout is 'no': it must be True or False"),
+    (dict(fixed_batches=1), "fixed_batches is 1")])
+def test_a_value_of_another_kind_is_refused(changes, said):
+    with pytest.raises(InputError, match=said):
+        make_config(**changes)
 
 
 @pytest.mark.parametrize("name", COUNTS)

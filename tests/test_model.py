@@ -524,3 +524,9 @@ def test_dropout_is_drawn_from_torchs_generator():
     first = dropout_bytes(x, 0.25)
     torch.manual_seed(1)
     assert torch.equal(first, dropout_bytes(x, 0.25)) and not torch.equal(first, dropout_bytes(x, 0.25))
+
+
+def test_a_slope_that_is_no_number_counts_as_none():
+    x = torch.tensor([[[[0.0, 1.0]]], [[[2.0, 3.0]]]], requires_grad=True)
+    logits = torch.stack([(x.sqrt()).sum((1, 2, 3)), torch.zeros(2)], 1)  # the root's slope at 0 is infinite
+    assert input_gradient(logits, x).isfinite().all() and input_gradient(logits.detach() + x.sum((1, 2, 3))[:, None], x).eq(1).all()

@@ -393,6 +393,7 @@ def test_models_without_what_is_needed(chests):
         S.attribute(nn.Linear(2, 2), chests.images)
     with pytest.raises(InputError, match="layer"):
         S.attribute(Linear(), chests.images, "grad_cam")
-    wide = np.zeros((1, 32, 48), np.uint8)
+    wide = np.random.default_rng(0).integers(0, 256, (1, 32, 48), np.uint8)
+    assert S.attribute(small_model(), wide, "integrated_gradients", steps=2).maps.shape == (1, 1, 32, 48)
     with pytest.raises(InputError, match="baseline"):
-        S.attribute(small_model(), wide, "integrated_gradients")
+        S.attribute(small_model(), wide, "integrated_gradients", baseline=chests.images)

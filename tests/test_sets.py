@@ -2,6 +2,7 @@
 import copy
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from multimix.cache import cache_images
 from multimix.images import InputError, thumbnail
-from multimix.sets import ImageSet, Rows, cache_masks, chain, pick, read_folders, read_mask, read_masked
+from multimix.sets import ImageSet, Rows, _by_stem, cache_masks, chain, pick, read_folders, read_mask, read_masked
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (40, 48), dtype=np.uint8)
@@ -273,3 +274,23 @@ def test_damaged_masks_may_be_left_out(pairs):
     assert masked.names == ["images/0.png"] and bare.names == ["images/3.png"] and len(said) == 2
     assert np.array_equal(masked.masks[0, 0], thumbnail(pairs / "left/0_mask.png", 32, "mask"))
     assert np.array_equal(bare.images[0], thumbnail(pairs / "images/3.png", 32))
+
+
+def test_files_called_by_a_number_with_dots_are_paired_with_their_masks():
+    numbers = ["1.2.840.113.1", "1.2.840.113.2"]
+    assert list(_by_stem([Path(n) for n in numbers])) == list(_by_stem([Path(f"{n}.png") for n in numbers])) == numbers
+
+
+def test_a_mask_beside_its_image_is_named_as_one(tmp_path):
+    for name in ("a.png", "a_mask.png"):
+        Image.fromarray(GREY).save(tmp_path / name)
+    with pytest.raises(InputError, match=r"a_mask.png: has the same name as a.png; if it is a mask, say suffixes=\('_mask',\)"):
+        read_masked(tmp_path, tmp_path, 32)
+
+
+@pytest.mark.parametrize("name, kind", [("a.jfif", "jpeg"), ("a.JPE", "jpeg"), ("a", "png"), ("a", "jpeg")])
+def test_images_with_rare_suffixes_or_none_are_read(tmp_path, name, kind):
+    with open(tmp_path / name, "wb") as file:
+        Image.fromarray(GREY).save(file, kind)
+    (tmp_path / "notes").write_text("no image")
+    assert read_folders({"n": tmp_path}, 32).names == [f"{tmp_path.name}/{name}"]

@@ -1,6 +1,7 @@
 """One training step: the published loss, nothing computed that no term reads, where gradients flow, chance, schedules."""
 import random
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from tiny import tiny_config, tiny_data
 
 from multimix.data import InputError, sub_seed
 from multimix.losses import Term, ViewKey
-from multimix.methods import METHODS, PRESETS, make_model, make_terms
+from multimix.methods import METHODS, PRESETS, make_config, make_model, make_terms
 from multimix.model import MultiMix
+from multimix.phantom import phantom_data
 from multimix.step import (
     Trainer,
     decode_views,
@@ -80,10 +82,11 @@ def test_released_step_equals_the_published_one(seed):
 
 
 def test_released_step_has_the_published_gradients():
-    published = published_model(0)
+    "In double precision: how convolutions round depends on the machine."
+    published = published_model(0).double()
     config = tiny_config("released", width=16, batch=4, unlabeled=8)
-    model = MultiMix.from_released(published.state_dict()).eval()
-    terms, views = make_terms(config), draw(config)
+    model = MultiMix.from_released(published.state_dict()).double().eval()
+    terms, views = make_terms(config), {key: (images.double(), known) for key, (images, known) in draw(config).items()}
     published_loss(published, views)["loss"].backward()
     total_loss(terms, forward_views(model, model, terms, views))[0].backward()
     pairs = {"encoder.dconv_down1.0": model.encoder.blocks[0].conv1, "encoder.dconv_down5.3": model.encoder.blocks[4].conv2,
@@ -91,7 +94,7 @@ def test_released_step_has_the_published_gradients():
              "decoder.dconv_up4.0": model.decoder.blocks[0].conv1, "decoder.conv_last": model.decoder.head}
     for name, ours in pairs.items():
         theirs = published.get_submodule(name).weight.grad
-        assert theirs.abs().max() > 0 and (ours.weight.grad - theirs).abs().max() < 1e-4 * theirs.abs().max(), name
+        assert theirs.abs().max() > 0 and (ours.weight.grad - theirs).abs().max() < 1e-6 * theirs.abs().max(), name
 
 
 def test_released_step_of_a_trainer_equals_the_published_one():
@@ -481,3 +484,16 @@ def test_decode_views_asks_for_no_saliency_without_a_bridge(monkeypatch):
     x = views[SEG][0]
     decode_views(model, [SEG], views, x, model.encode(x).maps)
     assert views[SEG][1].masks.shape == views[SEG][1].targets.shape
+
+
+@pytest.mark.parametrize("broken, said", [
+    (lambda d: replace(d, cls_labeled=replace(d.cls_labeled, labels=None)), "cls_labeled: has images without a class"),
+    (lambda d: replace(d, cls_labeled=replace(d.cls_labeled, labels=d.cls_labeled.labels - 1)), "cls_labeled: has images without a class"),
+    (lambda d: replace(d, classes=("one",)), "cls_labeled: has a class number 1, but the data name only one"),
+    (lambda d: replace(d, seg_labeled=replace(d.seg_labeled, masks=None)), "seg_labeled: has no masks"),
+    (lambda d: replace(d, seg_val=replace(d.seg_val, masks=None)), "seg_val: has no masks"),
+    (lambda d: replace(d, mask_channels=2), "seg_labeled: its masks have 1 channels, the data's mask_channels is 2")])
+def test_data_put_together_by_hand_that_do_not_fit_are_refused(broken, said):
+    data = phantom_data(32, labels=8, masks=4, n=60, test=4)
+    with pytest.raises(InputError, match=said):
+        Trainer(make_config(size=32, batch=2, unlabeled=2), broken(data))

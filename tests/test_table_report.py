@@ -13,6 +13,7 @@ from multimix import published as pb
 from multimix import table_report as report
 from multimix import table_runs as tr
 from multimix import table_text as text
+from multimix.comparisons import bootstrap_p, holm
 from multimix.data import InputError
 
 
@@ -299,3 +300,44 @@ def test_networks_are_asked_again_and_drawn(tmp_path):
     with pytest.raises(InputError, match="others than multimix was judged on"):
         report.write_table_report(tmp_path, other, draws=20)
     assert json.loads((place / "results.json").read_text())["method"] == "multimix"
+
+
+def test_lines_of_several_sizes_and_steps_are_told_apart(data, tmp_path):
+    for method in ("unet", "umtl"):
+        for steps in (1, 60):
+            for seed in (0, 1):
+                made_run(tmp_path, data, method, seed, steps=steps, labels=100)
+    entries = tr.group_runs(tr.read_runs(tmp_path))
+    assert {"unet, 10 masks, 1 steps", "unet, 10 masks, 60 steps"} < set(report.dice_sets(entries)) and len(report.dice_sets(entries)) == 4
+    words = text.said_in_words(report.measure(entries, None, 50)[1])
+    assert len({sentence.split(":")[0] for sentence in words}) == len(words)
+
+
+@pytest.mark.parametrize("pairs", [1, 54, 500])
+def test_a_long_table_can_still_tell_lines_apart(entries, drawn, monkeypatch, pairs):
+    "By Holm the smallest p is multiplied by the number of comparisons: what no draw contradicts must stay far below 0.05."
+    asked = []
+    monkeypatch.setattr(report, "entry_pairs", lambda *_: [()] * pairs)
+    monkeypatch.setattr(report, "all_replicates", lambda runs, draws: asked.append(draws) or drawn)
+    report.measure(entries, None, None)
+    assert max(holm([bootstrap_p(np.ones(asked[0]))] * pairs)) < 0.02 and asked[0] >= 2000
+    report.measure(entries, None, 50)
+    assert asked[1] == 50
+
+
+def test_runs_that_were_judged_on_nothing_are_refused_in_one_line(tmp_path):
+    made_run(tmp_path, made_data(), "unet", 0)
+    results = json.loads((place := next(tmp_path.rglob("results.json"))).read_text())
+    place.write_text(json.dumps(results | {"in_domain": {}, "cross_domain": {}}))
+    place.with_name("predictions.npz").unlink()
+    with pytest.raises(InputError, match="judged on no test set"):
+        report.write_table_report(tmp_path)
+
+
+def test_a_roc_curve_needs_class_1_and_others_and_says_which_it_draws():
+    labels, probs = np.array([0, 2, 2, 0]), np.full((4, 3), 1 / 3)
+    entry = lambda known: type("E", (), dict(variant="enc", runs={0: type("R", (), dict(numbers={"in_domain": {"classification": {
+        "probs": probs, "labels": known}}}))}))
+    assert report.roc_sets([entry(labels)]) == {} and set(report.roc_sets([entry(np.array([0, 1, 2, 0]))])) == {"in_domain"}
+    figure = report.roc_seeds_figure({"in_domain": {"enc": [(probs, np.array([0, 1, 2, 0]))]}})
+    assert figure.axes[0].get_legend().get_title().get_text() == "AUROC of class 1 against the rest"

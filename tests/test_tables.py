@@ -275,3 +275,44 @@ def test_the_table_of_chestxray14():
     assert there.counts() == {"normal": 236, "pneumonia": 265} and [there.names[i] for i in order] == known.names
     assert np.array_equal(there.labels[order], known.labels) and np.array_equal(there.images[order], known.images)
     assert [f"nih-{key}" for key in there.patients[order]] == list(known.patients)
+
+
+@pytest.fixture
+def twins(tmp_path):
+    "Files of the same names in two folders, of which one lacks a file."
+    for k, place in enumerate(("train/0001", "train/0002", "test/0002")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((32, 32), 10 + 100 * k, np.uint8)).save(tmp_path / f"{place}.png")
+    return tmp_path
+
+
+def test_a_file_that_its_folder_lacks_is_not_taken_from_another(twins):
+    write(twins, "path,label\ntest/0001.png,0\ntest/0002.png,1")
+    refused("row 2: no file 'test/0001.png'", read_table, twins / "t.csv", twins, 32, labels="label")
+    found = read_table(twins / "t.csv", twins, 32, labels="label", missing="skip")
+    assert found.names == ["test/0002.png"] and found.images.mean() == 210
+
+
+@pytest.mark.parametrize("name", [r"test\0002.png", "test/0002", r"D:\data\test\0002.png", "/elsewhere/test/0002.png"])
+def test_a_path_from_another_machine_finds_the_file_that_shares_most_of_it(twins, name):
+    write(twins, f"path,label\n{name},0")
+    assert find_files(read_columns(twins / "t.csv", ["path"]), "path", twins) == [str(twins / "test/0002.png")]
+
+
+def test_a_bare_name_that_is_there_twice_is_refused(twins):
+    write(twins, "path,label\n0002.png,0")
+    refused("may be .*test/0002.png or .*train/0002.png", find_files, read_columns(twins / "t.csv", ["path"]), "path", twins)
+
+
+@pytest.mark.parametrize("classes", [None, ("well", "ill")])
+def test_an_uncertain_finding_in_a_single_column_is_unknown(films, classes):
+    write(films / "films", "path,Pneumonia\n0.png,1.0\n1.png,0.0\n2.png,-1.0\n3.png,", "c.csv")
+    found = read_table(films / "films/c.csv", films / "films", 32, labels="Pneumonia", classes=classes)
+    assert found.labels.tolist() == [1, 0, -1, -1] and found.classes == (classes or ("no Pneumonia", "Pneumonia"))
+
+
+@pytest.mark.parametrize("classes", [("normal", "ill"), ("normal", "ill", "ill")])
+def test_names_that_do_not_fit_the_columns_are_refused(films, classes):
+    write(films / "films", "path,N,P,C\n0.png,1,0,0\n1.png,0,1,0\n2.png,0,0,1", "c.csv")
+    refused("must be different names, and one for each column", read_table, films / "films/c.csv", films / "films", 32,
+            labels=["N", "P", "C"], classes=classes)
