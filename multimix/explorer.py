@@ -52,7 +52,8 @@ def draw_reading(found: Reading, opacity: float = 0.7, threshold: float = 0.2, s
         for masks, colour, dashed in ((case.masks, TRUTH, False), (found.masks, PREDICTION, True)):
             for mask in () if masks is None else masks:
                 plain = outline(plain, mask, colour, dashed=dashed)
-        panels.append(titled(plain, "lungs" if found.dice is None else f"lungs, Dice {found.dice:.3f}"))
+        title = "lungs" if found.bridge == "on" else f"lungs, bridge {found.bridge}"
+        panels.append(titled(plain, title if found.dice is None else f"{title}, Dice {found.dice:.3f}"))
     return beside(panels)
 
 # %% ../nbs/09_explorer.ipynb #09-explorer-016
@@ -63,6 +64,7 @@ def tell_reading(found: Reading, classes: tuple[str, ...] = ()) -> str:
         known["truth"] = names[case.label]
     if found.target is not None:
         known["explained"] = names[found.target]
+    known |= {} if found.bridge == "on" else {"bridge": found.bridge}
     if found.hit is not None:
         known["pointing game"] = "hit" if found.hit else "miss"
         known["energy in the boxes"] = f"{found.energy:.0%} (chance {found.chance:.0%})"

@@ -131,6 +131,7 @@ class Reading(NamedTuple):
     energy: float | None = None       # share of the heat in the boxes
     chance: float | None = None       # the boxes' share of the image
     dice: float | None = None
+    bridge: str = "on"                # what lay on the decoder's bridge
 
 # %% ../nbs/09b_readings.ipynb #09b-readings-022
 def read_case(lens: Lens, case: Case, method: str = "gradient", target: int | None = None, bridge: str = "on",
@@ -152,5 +153,5 @@ def read_case(lens: Lens, case: Case, method: str = "gradient", target: int | No
     if lens.segments:
         masks = lens.masks(case.image, bridge, case.boxes)
         dice = None if case.masks is None else float(overlap_scores(masks > 0.5, case.masks > 0)["dice"].mean())
-        found = found._replace(masks=masks, dice=dice)
+        found = found._replace(masks=masks, dice=dice, bridge=bridge)
     return found

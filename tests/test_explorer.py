@@ -271,6 +271,13 @@ def test_a_run_that_only_segments_explains_nothing():
     assert explorer.controls.method.disabled and explorer.controls.bridge.disabled and explorer.message.value == ""
 
 
+def test_a_picture_says_what_lay_on_the_bridge():
+    found = rd.read_case(rd.Lens(tiny_model()), rd.take_case(CHESTS, ILL), bridge="zeroed")
+    pictures = {pn.png(ex.draw_reading(found._replace(bridge=bridge))) for bridge in rd.BRIDGES}  # the same masks
+    assert found.bridge == "zeroed" and len(pictures) == len(rd.BRIDGES)
+    assert "zeroed" in ex.tell_reading(found) and "zeroed" not in ex.tell_reading(found._replace(bridge="on"))
+
+
 # the explorer
 
 
