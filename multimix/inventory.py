@@ -16,9 +16,9 @@ from .dicom import is_dicom
 from .images import SUFFIXES, InputError
 
 # %% auto #0
-__all__ = ['MAGIC', 'TABLES', 'NO_IMAGE', 'SPLIT', 'MASK', 'IMAGES', 'PATIENT', 'NIH', 'KERMANY', 'CLASS', 'SETS', 'COLUMNS',
-           'Entry', 'is_image', 'list_files', 'split_of', 'is_mask', 'names_of', 'patient_of', 'sort_paths', 'Table',
-           'read_tables']
+__all__ = ['MAGIC', 'TABLES', 'NO_IMAGE', 'SPLIT', 'MASK', 'IMAGES', 'PATIENT', 'NIH', 'KERMANY', 'CHILD', 'CLASS', 'SETS',
+           'COLUMNS', 'Entry', 'is_image', 'list_files', 'split_of', 'is_mask', 'names_of', 'patient_of', 'sort_paths',
+           'Table', 'read_tables']
 
 # %% ../nbs/00q_inventory.ipynb #00q-inventor-010
 @dataclass(slots=True)
@@ -106,7 +106,8 @@ def is_mask(path: str) -> bool:
 # %% ../nbs/00q_inventory.ipynb #00q-inventor-020
 PATIENT = re.compile(r"(?:^|[^a-z])((?:patient|person|subject|subj|case|pat|sub)[-_ ]?\d+)", re.I)
 NIH = re.compile(r"(\d{8})_\d{3}$")
-KERMANY = re.compile(r"((?:NORMAL2-)?IM-\d{4}|(?:NORMAL|BACTERIA|VIRUS)-\d+)-\d{4}")
+KERMANY = re.compile(r"((?:NORMAL2-)?IM-\d{4})-\d{4}")
+CHILD = re.compile(r"(?:NORMAL|BACTERIA|VIRUS)-(\d+)-\d+")  # the newer names of Kermany's set, as `datasets.kermany_patient` reads them
 CLASS = re.compile("|".join((
     "normal healthy no.?finding negative positive pneumon covid tubercul ^tb$ viral virus bacteri opacit effusion nodule edema mass$ "
     "cardiomeg atelect consolid pneumothorax infiltrat fibrosis emphysema abnormal disease benign malignant ^class.?\\d+$").split()), re.I)
@@ -121,6 +122,8 @@ def names_of(path: str) -> list[str]:
 
 def patient_of(path: str) -> str:
     "The patient that a path names, such as `person7` or `patient00012`, the eight digits of ChestX-ray14, or ''."
+    if child := CHILD.match(path.split("/")[-1]):
+        return f"child-{child[1]}"
     for part in reversed(path.split("/")):
         if found := PATIENT.search(part) or NIH.match(PurePosixPath(part).stem) or KERMANY.match(part):
             return found[1]

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from multimix.datasets import kermany_patient
 from multimix.images import InputError
 from multimix.inventory import Entry, is_mask, list_files, patient_of, read_tables, sort_paths, split_of
 
@@ -53,6 +54,12 @@ def test_is_mask(path, mask):
     ("showcase1.png", ""), ("images/1.png", ""), ("a/MCUCXR_0001_0.png", "")])
 def test_patient_of(path, patient):
     assert patient_of(path) == patient
+
+
+@pytest.mark.parametrize("name", ["train/PNEUMONIA/BACTERIA-7422-0001.jpeg", "test/PNEUMONIA/VIRUS-7422-0003.jpeg",
+                                  "val/NORMAL/NORMAL-28501-0001.jpeg"])
+def test_the_newer_names_of_kermany_are_read_as_the_loader_reads_them(name):
+    assert patient_of(name) == kermany_patient(name)
 
 
 # the layouts that the loaders know, and others

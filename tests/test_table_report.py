@@ -302,6 +302,26 @@ def test_networks_are_asked_again_and_drawn(tmp_path):
     assert json.loads((place / "results.json").read_text())["method"] == "multimix"
 
 
+def test_maps_of_many_lines_are_those_of_six_and_plain_multimix_is_one(data, tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    from multimix import saliency
+    from multimix.methods import make_config
+    from multimix.model import MultiMix
+    from multimix.phantom import phantom_data
+
+    methods = ["enc", "enc_ssl", "umtl", "umtl_s", "umtl_ssl", "umtl_ssl_s", "multimix"]
+    for method in methods:
+        made_run(tmp_path, data, method, 0)
+    config, drawn = make_config(size=32, width=4), {}
+    monkeypatch.setattr(report, "first_run", lambda entry: SimpleNamespace(model=MultiMix(width=4).eval(), config=config))
+    monkeypatch.setattr(report, "check_images", lambda *a: None)  # the network is not the run's
+    monkeypatch.setattr(saliency, "map_figure", lambda images, maps: drawn.update(maps))
+    small = phantom_data(32, labels=8, masks=3, n=40, test=24)
+    report.saliency_figure(tr.group_runs(tr.read_runs(tmp_path)), report.TableData(small))
+    assert len(drawn) == 6 < len(methods) and "multimix" in drawn and set(drawn) < set(methods)
+
+
 def test_lines_of_several_sizes_and_steps_are_told_apart(data, tmp_path):
     for method in ("unet", "umtl"):
         for steps in (1, 60):
