@@ -142,10 +142,15 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path, uninterrupted, step, 
     assert same(load(folder, "best.pt"), load(uninterrupted, "best.pt"))
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_again(tmp_path, uninterrupted):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_killed_soon_goes_on_from_its_first_step_or_starts_again(tmp_path, uninterrupted, damaged):
     folder = tmp_path / "run"
     wait_and_kill(start(folder, 100), lambda: (folder / "config.json").exists(), 0.3)
-    assert not (folder / "last.pt").exists()
+    if kept := (folder / "last.pt").exists():  # of the first step
+        assert load(folder)["step"] == 1
+        assert "images of" in refused(tiny_config(**FLEX), tiny_data(seed=5), folder, resume=True)
+    if not kept or damaged:
+        (folder / "last.pt").unlink(missing_ok=True)
     train(tiny_config(**FLEX), tiny_data(), folder, resume=True, validate=validate, loop=Loop(1, 2, 1), progress=False)
     assert_same_end(folder, uninterrupted)
 
@@ -415,11 +420,14 @@ def test_a_run_of_an_older_version_is_named_by_the_setting_it_lacks(run_of_two):
     assert "gone" in refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
 
 
-@pytest.mark.parametrize("data", ["other pixels", "other images", "no masks left over"])
+@pytest.mark.parametrize("data", ["other pixels", "other images", "no masks left over", "other labels", "other masks", "other classes"])
 def test_a_run_is_resumed_with_its_own_images(run_of_two, data):
     before, ours = contents(run_of_two), tiny_data()
     other = {"other images": tiny_data(seed=5), "no masks left over": replace(ours, seg_unlabeled=None),
-             "other pixels": replace(ours, cls_labeled=replace(ours.cls_labeled, images=255 - ours.cls_labeled.images))}[data]
+             "other pixels": replace(ours, cls_labeled=replace(ours.cls_labeled, images=255 - ours.cls_labeled.images)),
+             "other labels": replace(ours, cls_labeled=replace(ours.cls_labeled, labels=1 - ours.cls_labeled.labels)),
+             "other masks": replace(ours, seg_labeled=replace(ours.seg_labeled, masks=1 - ours.seg_labeled.masks)),
+             "other classes": replace(ours, cls_labeled=replace(ours.cls_labeled, classes=ours.cls_labeled.classes[::-1]))}[data]
     assert "images of" in refused(tiny_config(method="umtl", steps=2), other, run_of_two, resume=True)
     assert contents(run_of_two) == before
 
@@ -466,7 +474,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
 
 def test_run_folder_none_is_silent():
     folder = RunFolder(None)
-    assert folder.start(tiny_config(), resume=True) is None and folder.begin(tiny_config()) is None
+    assert folder.start(tiny_config(), resume=True) is None and folder.begin(tiny_config()) is False
 
 
 # tiny data
