@@ -53,10 +53,10 @@ def drop_components(logits: Tensor, count: int) -> Tensor:
 
 # %% ../nbs/07d_judging.ipynb #07d-judging-018
 def with_dropout(model: nn.Module, x: Tensor) -> Outputs:
-    "What the network says of images (N, 1, H, W) in its own range with dropout left on, as the released code does (E6)."
+    "What the network says of images (N, 1, H, W) in its own range with its encoder's dropout left on, as the released code does (E6)."
     features = model.encode(x, dropout=True)
     saliency = model.saliency(x) if model.bridge else None
-    return Outputs(features.logits, model.decode(x, features.maps, saliency, dropout=True), saliency)
+    return Outputs(features.logits, model.decode(x, features.maps, saliency), saliency)
 
 # %% ../nbs/07d_judging.ipynb #07d-judging-018b
 class Judged(nn.Module):

@@ -109,13 +109,13 @@ def explain_one(lens: Lens, image: np.ndarray, method: str, target: int) -> Attr
 
 def decode_one(lens: Lens, image: np.ndarray, bridge: str, boxes) -> np.ndarray:
     "Mask probabilities (M, S, S) of one image, uint8 (S, S), with another map on the decoder's bridge."
-    model, dropout = lens.model, lens.config.eval_dropout
+    model = lens.model
     x = torch.from_numpy(image.copy()).to(next(model.parameters()).device)[None, None].float() / 255
     x = scale_input(x, "seg", lens.config)
     with torch.no_grad():
-        features = model.encode(x, dropout=dropout)
+        features = model.encode(x, dropout=lens.config.eval_dropout)
         saliency = bridge_map(model.saliency(x), bridge, boxes) if lens.bridge else None
-        masks = model.decode(x, features.maps, saliency, dropout=dropout)
+        masks = model.decode(x, features.maps, saliency)
         return drop_components(masks, lens.config.components).sigmoid()[0].cpu().numpy()
 
 # %% ../nbs/09b_readings.ipynb #09b-readings-021

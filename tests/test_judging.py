@@ -125,3 +125,23 @@ def test_released_keeps_dropout_at_test_time_and_corrected_does_not():
         torch.manual_seed(2)
         assert torch.equal(judged(x).masks, first.masks) and torch.equal(judged.encode(x).logits, first.logits)
         assert torch.equal(judged.encode(x, dropout=False).logits, judged.model(scale_input(x, "seg", config)).logits)
+
+
+def test_only_the_encoder_of_the_released_preset_keeps_its_dropout():
+    "`generate_saliency` of the released code puts the encoder back into train mode, and the encoder alone."
+    config = make_config("released", size=32)
+    model = make_model(config).eval()
+    judged, x = Judged(model, config, "seg"), torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    drawn, scaled = judged.encode(x), scale_input(x, "seg", config)
+    with torch.no_grad():
+        masks = model.decode(scaled, drawn.maps, model.saliency(scaled), dropout=False)
+        assert torch.equal(judged(x).masks, masks)
+        assert not torch.equal(masks, model.decode(scaled, drawn.maps, model.saliency(scaled), dropout=True))
+        assert not torch.equal(masks, model(scaled).masks)
+        image = (x[:1, 0] * 255).byte().numpy()
+        scaled = scale_input(torch.from_numpy(image)[None].float() / 255, "seg", config)
+        torch.manual_seed(0)
+        shown = Lens(Run(model, config, [], 0.0, 0.0)).masks(image[0])
+        torch.manual_seed(0)
+        masks = model.decode(scaled, model.encode(scaled, dropout=True).maps, model.saliency(scaled), dropout=False)
+        assert np.allclose(shown, masks.sigmoid()[0].numpy(), atol=1e-6)
