@@ -57,7 +57,7 @@ def _place(array: np.ndarray | Rows | None, device: torch.device) -> np.ndarray 
     "The whole array on an accelerator where it takes less than half of the free memory; else as it is."
     if array is None or device.type == "cpu":
         return array
-    if device.type == "cuda" and array.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+    if device.type == "cuda" and array.nbytes > torch.cuda.mem_get_info(device.index)[0] / 2:  # None: the current one
         return array
     return _move(array, device)
 

@@ -386,6 +386,15 @@ def test_a_forked_process_does_not_wait_for_a_thread_it_lacks(any_disk):
     child.join()
 
 
+@pytest.mark.parametrize("device, asked", [("cuda", None), ("cuda:1", 1)])
+def test_the_free_memory_is_asked_of_the_gpu_by_number(device, asked, monkeypatch):
+    "torch 2.4 refuses a device without one."
+    numbers = []
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (numbers.append(number), (0, 0))[1])
+    images = np.zeros((2, 16, 16), np.uint8)
+    assert data_module._place(images, torch.device(device)) is images and numbers == [asked]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("free", [1e12, 0.0])
 def test_nobody_waits_for_the_gpu(monkeypatch, free):
