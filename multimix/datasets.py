@@ -12,7 +12,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 import numpy as np
-from .data import ImageSet, InputError, MultiTaskData, _roles, check_size, merge_duplicates
+from .data import ImageSet, InputError, MultiTaskData, _one_person_one_key, _roles, check_size, merge_duplicates
 from .downloads import download
 from .images import list_images
 from .cache import cache_readable
@@ -199,6 +199,7 @@ COLUMNS = {"table", "images", "path", "labels", "classes", "patient", "split", "
 
 def _check_own(path: Path, task: str, own: dict) -> None:
     "Raise `InputError` for a description that can't be followed."
+    own, source = {key: value for key, value in own.items() if key != "source"}, own.get("source", "")
     needs, texts = {"classification": "labels", "segmentation": "masks"}.get(task), [own.get("table"), own.get("images", "")]
     if "table" in own:
         texts += [own[key] for key in ("path", "patient", "split", "sep", "encoding", "missing", "others") if key in own]
@@ -209,23 +210,31 @@ def _check_own(path: Path, task: str, own: dict) -> None:
     else:
         folders = [own.get("images"), *(own["masks"] if isinstance(own.get("masks"), list) else [own.get("masks")])]
         good = set(own) == {"images", "masks"} and all(isinstance(folder, str) for folder in folders)
-    if task not in OWN or not good:
-        raise InputError(f"{path}: {task}: a set of your own is {OWN.get(task, 'for classification or segmentation')}")
+    if task not in OWN or not good or not isinstance(source, str):
+        raise InputError(f"{path}: {task}: a set of your own is {OWN.get(task, 'for classification or segmentation')}; source: a word")
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-050
-def _load_own(root: Path, task: str, own: dict, size: int, allow_shared: bool, cache: dict) -> ImageSet | dict[str, ImageSet]:
-    "A set of one's own, by split where its table says so. Where no patients are known, identical images still are one person's."
+def _of_source(s: ImageSet, source: str | None) -> ImageSet:
+    "With `source` before each patient key, so that patient 17 of one hospital is not patient 17 of another."
+    return s if source is None or s.patients is None else replace(s, patients=np.array([f"{source}: {key}" for key in s.patients]))
+
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-050a
+def _load_own(root: Path, task: str, own: dict, size: int, allow_shared: bool, cache: dict) -> tuple:
+    "A set of one's own (by split where its table says so), and its images without a mask. Identical images are one person's at least."
+    bare, source = None, own.get("source")
     if "table" in own:
-        more = {key: root / value if key == "mask_dir" else value for key, value in own.items() if key not in ("table", "images")}
+        more = {key: root / value if key == "mask_dir" else value for key, value in own.items() if key not in ("table", "images", "source")}
         loaded = read_table(root / own["table"], root / own.get("images", ""), size, **more, allow_shared=allow_shared, **cache)
     elif task == "classification":
         loaded = read_folders({name: root / folder for name, folder in own["images"].items()}, size, **cache)
     else:
-        masks = own["masks"] if isinstance(own["masks"], list) else [own["masks"]]
-        loaded, _ = read_masked(root / own["images"], [root / folder for folder in masks], size, **cache)
-    if isinstance(loaded, dict) or loaded.patients is not None:
-        return loaded
-    return replace(loaded, patients=merge_duplicates(np.array(loaded.names), loaded.images))
+        masks = [root / folder for folder in (own["masks"] if isinstance(own["masks"], list) else [own["masks"]])]
+        loaded, bare = read_masked(root / own["images"], masks, size, **cache)
+    if isinstance(loaded, dict):
+        return {split: _of_source(s, source) for split, s in loaded.items()}, None
+    if loaded.patients is None:
+        loaded, bare = _one_person_one_key([loaded, bare], str)
+    return _of_source(loaded, source), bare and _of_source(bare, source)
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-051
 def _said_roles(path: Path) -> dict[str, dict]:
@@ -275,24 +284,32 @@ def _play(loaded: ImageSet | tuple[ImageSet, ImageSet] | dict[str, ImageSet], ta
     return parts if domain == "in_domain" else {"cross_domain": parts.get("in_domain", parts.get("cross_domain"))}
 
 # %% ../nbs/00c_datasets.ipynb #00c-datasets-053
+def _load_parts(root: Path, task: str, name: str | dict, domain: str, size: int, allow_shared: bool, cache: dict) -> tuple:
+    "The parts of a set as `_play` gives them, and by its task what in domain has no mask and is not of a test patient."
+    if isinstance(name, str):
+        return _play(LOADERS[task][name](root / name, size, **cache), task, domain), {}
+    loaded, bare = _load_own(root, task, name, size, allow_shared, cache)
+    parts = _play(loaded, task, domain)
+    return parts, {task: bare.subset(~np.isin(bare.patients, parts["in_domain"].patients))} if bare and domain == "in_domain" else {}
+
+# %% ../nbs/00c_datasets.ipynb #00c-datasets-053a
 def load_root(root: str | Path, size: int = 64, labels: int | None = 100, masks: int | None = 10, seed: int = 0, val: float = 0.1,
               balance: str = "equal", allow_shared: bool = False, **cache) -> MultiTaskData:
     """The data sets that `root` holds, each in the role that `read_roles` gives it: those of the paper, or of `roles.json`.
 
     Every folder of `LAYOUT` may be missing, but not all. `labels` and `masks` are the budgets (None = all), `seed` draws them and the
-    validation part; the test sets never change. Raises `InputError` for what is missing, damaged, or more than there is, and for a
-    split that shares a patient or an image unless `allow_shared`. Kermany, JSRT, Montgomery and ChestX-ray14 share none.
+    validation part; the test sets never change. Images of one's own without a mask train without one. Raises `InputError` for what is
+    missing, damaged, or more than there is, and for a split that shares a patient or an image unless `allow_shared`. The paper's do not.
     """
-    root, size = Path(root), check_size(size)
-    given, tests = {}, {}
+    root, size, given, tests, extra = Path(root), check_size(size), {}, {}, {}
     for domain, tasks in read_roles(root).items():
         for task, name in tasks.items():
-            loaded = (_load_own(root, task, name, size, allow_shared, cache) if isinstance(name, dict)
-                      else LOADERS[task][name](root / name, size, **cache))
-            for part, images in _play(loaded, task, domain).items():
+            parts, more = _load_parts(root, task, name, domain, size, allow_shared, cache)
+            extra |= more
+            for part, images in parts.items():
                 if task in tests.get(part, {}):
                     raise InputError(f"{root}: two sets would be the {part} test of {task}; give one of them another role in roles.json")
                 (tests.setdefault(part, {}) if part in DEFAULT_ROLES else given.setdefault(part, {}))[task] = images
     train, held = given.get("train", {}), {task: given.get("val", {}).get(task, val) for task in LOADERS}
     return MultiTaskData.from_sets(train.get("classification"), train.get("segmentation"), tests, labels, masks, held, seed, balance,
-                                   allow_shared=allow_shared)
+                                   extra, allow_shared)

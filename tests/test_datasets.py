@@ -358,6 +358,34 @@ def test_a_table_and_masks_of_ones_own(own):
     assert sizes(load(own, masks=3)) == {("in_domain", "segmentation"): 5, ("cross_domain", "classification"): 4}
 
 
+def test_images_of_ones_own_without_a_mask_train_without_one(own):
+    for i in range(20, 26):
+        save(own / f"lungs/{i}.png", 100 + i)
+    held = told(own, in_domain={"segmentation": {"images": "lungs", "masks": "left"}})
+    tested = {Path(name).name for name in load(held, masks=3).tests["in_domain"]["segmentation"].names}
+    save(own / "lungs/26.png", 100 + int(min(tested)[:2]))  # a copy of a test image, without a mask
+    data = load(held, masks=3, val=0.2)
+    assert {Path(name).name for name in data.tests["in_domain"]["segmentation"].names} == tested
+    rest = {Path(name).name for name in data.seg_unlabeled.names}
+    assert {f"{i}.png" for i in range(20, 26)} <= rest and "26.png" not in rest and not rest & tested
+    assert len(data.seg_labeled) + len(data.seg_val) + len(data.seg_unlabeled) == 15 + 6
+
+
+def test_patients_of_two_hospitals_may_have_the_same_numbers(own):
+    (own / "other.csv").write_text((own / "list.csv").read_text().replace("study", "scan").replace(",train", ",test"))
+    for i in range(20):
+        save(own / f"export/scan{i:02}/IM1.png", 500 + i)
+    two = {"in_domain": {"classification": TABLE}, "cross_domain": {"classification": TABLE | {"table": "other.csv"}}}
+    with pytest.raises(InputError, match="of patient P"):
+        load(told(own, **two), labels=4)
+    two["cross_domain"]["classification"]["source"] = "Shenzhen"
+    data = load(told(own, **two), labels=4)
+    assert set(data.tests["cross_domain"]["classification"].patients) == {f"Shenzhen: P{i}" for i in (0, 1, 2, 3, 4, 5, 8, 9)}
+    two["in_domain"]["classification"]["source"] = "Shenzhen"  # as one hospital: refused again
+    with pytest.raises(InputError, match="of patient Shenzhen: P"):
+        load(told(own, **two), labels=4)
+
+
 def test_folders_of_ones_own_and_published_sets_play_together(own, root):
     shutil.copytree(root / "nih", own / "nih")
     folders = {"images": {"normal": "normal", "pneumonia": "pneumonia"}}
@@ -387,7 +415,8 @@ def test_a_table_that_shares_a_patient_is_refused_and_names_both(own):
     ("segmentation", {"images": "lungs"}, "LEFT, RIGHT"), ("segmentation", {"images": "lungs", "masks": [1]}, "LEFT, RIGHT"),
     ("segmentation", TABLE, "LEFT, RIGHT"), ("detection", TABLE, "for classification or segmentation"),
     ("classification", TABLE | {"table": "nowhere.csv"}, "nowhere.csv"), ("classification", TABLE | {"labels": "colour"}, "colour"),
-    ("segmentation", {"images": "lungs", "masks": "nowhere"}, "nowhere"),
+    ("segmentation", {"images": "lungs", "masks": "nowhere"}, "nowhere"), ("classification", TABLE | {"source": 3}, "source: a word"),
+    ("segmentation", {"images": "lungs", "masks": "left", "source": ["a"]}, "source: a word"),
 ])
 def test_descriptions_that_can_not_be_followed(own, task, wrong, says):
     with pytest.raises(InputError, match=says) as error:
