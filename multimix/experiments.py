@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SHOWN', 'SOURCES', 'PHANTOM_DEFAULTS', 'collect', 'pick_device', 'pick_amp', 'phantom_defaults', 'reuse_labeled',
            'load_data', 'write_json', 'judge', 'new_folder', 'kept_settings', 'fit_data', 'choose_config',
-           'run_experiment', 'load_run', 'check_named', 'evaluate_run', 'explain_figure', 'explain_one',
-           'explain_images', 'summarize']
+           'run_experiment', 'load_run', 'check_named', 'check_classes', 'evaluate_run', 'explain_figure',
+           'explain_one', 'explain_images', 'summarize']
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-003
 import json
@@ -94,10 +94,13 @@ def phantom_defaults(preset: str | None = None) -> dict:
     return {name: value for name, value in PHANTOM_DEFAULTS.items() if name not in PRESETS.get(preset, {})}
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-014
-def reuse_labeled(data: MultiTaskData) -> MultiTaskData:
-    "Where every image keeps its truth, they are the images without truth, too (as in FixMatch): some methods can't do without."
-    full = {f"{task}_unlabeled": getattr(data, f"{task}_labeled") for task in ("cls", "seg") if getattr(data, f"{task}_unlabeled") is None}
-    return replace(data, **{name: join([images]) for name, images in full.items()})
+def reuse_labeled(data: MultiTaskData, config: Config) -> MultiTaskData:
+    "Where every image keeps its truth, by a budget of 'all' or as no other is left, they are images without truth, too (as in FixMatch)."
+    for task, budget in (("cls", config.labels), ("seg", config.masks)):
+        rest = getattr(data, f"{task}_unlabeled")
+        if rest is None or budget == "all":
+            data = replace(data, **{f"{task}_unlabeled": join([rest, getattr(data, f"{task}_labeled")])})
+    return data
 
 
 def load_data(data: str | os.PathLike | None, config: Config, allow_shared: bool = False) -> MultiTaskData:
@@ -105,7 +108,7 @@ def load_data(data: str | os.PathLike | None, config: Config, allow_shared: bool
     shares a patient or an image is refused with an InputError, or warned of with `allow_shared`."""
     budget = {k: None if (n := getattr(config, k)) == "all" else n for k in ("labels", "masks")}
     wanted = dict(size=config.size, seed=config.seed, balance=config.balance, **budget)
-    return reuse_labeled(phantom_data(**wanted) if data is None else load_root(data, allow_shared=allow_shared, **wanted))
+    return reuse_labeled(phantom_data(**wanted) if data is None else load_root(data, allow_shared=allow_shared, **wanted), config)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-022
 def write_json(path: Path, value: dict) -> None:
@@ -195,12 +198,14 @@ def run_experiment(
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-035
 def load_run(folder: str | os.PathLike, which: str = "last") -> Run:
-    "A run from its folder: the weights it was judged by ('last') or those of the best validation ('best'). CPU, eval mode."
+    "A run from its folder: the weights it was judged by ('last'; warns before the last step) or the best validation's ('best'). CPU, eval."
     folder = Path(folder)
     file = folder / f"{which}.pt"
     if not file.exists():
         raise InputError(f"{folder} holds no finished run (no {file.name}): train one there first")
     config, state = read_config(folder), read_checkpoint(file)
+    if which == "last" and state["step"] < config.steps:
+        warn(f"{folder} is not finished: these are its weights after step {state['step']} of {config.steps}", stacklevel=2)
     weights = {k.removeprefix("module."): v for k, v in state.get("average", state["model"]).items() if k != "n_averaged"}
     shape = {"num_classes": len(weights["encoder.head.weight"]), "mask_channels": len(weights.get("decoder.head.weight", [0]))}
     model = make_model(config, **shape)
@@ -220,6 +225,15 @@ def check_named(folder: Path, data) -> None:
         raise InputError(f"{folder}: was not trained on phantoms, or not to its end; name the data to judge it on (--data DIR)")
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-036b
+def check_classes(folder: Path, data: MultiTaskData) -> None:
+    "InputError where the classes of `data` are not those that the run in `folder` was trained on, in their order (capitals don't matter)."
+    trained = class_names(folder)
+    judged = next((s.classes for sets in data.tests.values() for s in sets.values() if s.labels is not None), trained)
+    if trained and [name.casefold() for name in judged] != [name.casefold() for name in trained]:
+        raise InputError(f"{folder}: was trained on the classes {', '.join(trained)}, the data have {', '.join(judged)}: name and order "
+                         "them alike in roles.json (the order of the folders, or 'classes' of a table)")
+
+
 def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, which: str = "last", device: str = "auto",
                  components: int | None = None) -> dict:
     """Judge a finished run again, on `data`, which only a run trained on phantoms can do without: the results, as in results.json. Writes
@@ -230,7 +244,9 @@ def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, 
     if components is not None:
         loaded.config = check_config(replace(loaded.config, components=components))
     every = replace(loaded.config, labels="all", masks="all")  # judging draws no budget, and a shared split was refused or allowed before
-    return judge(loaded, load_data(data, every, allow_shared=True), device, source=SOURCES.get(type(data), "folder"))
+    tests = load_data(data, every, allow_shared=True)
+    check_classes(Path(run), tests)
+    return judge(loaded, tests, device, source=SOURCES.get(type(data), "folder"))
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-039
 def explain_figure(image, probs, classes, mask, heat, title: str):

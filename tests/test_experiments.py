@@ -21,6 +21,7 @@ from multimix.experiments import (
     pick_amp,
     pick_device,
     predict_all,
+    reuse_labeled,
     run_experiment,
     summarize,
 )
@@ -252,6 +253,51 @@ def test_an_empty_table_and_an_unfinished_run_say_what_to_do(tmp_path):
         collect(tmp_path)
     with pytest.raises(InputError, match="no finished run"):
         load_run(tmp_path)
+
+
+def test_a_run_that_was_not_trained_to_its_end_is_said_to_be(data, tmp_path):
+    def stop(history):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(data, tmp_path, steps=30, batch=4, unlabeled=4, method="enc", progress=False, device="cpu", on_log=stop)
+    with pytest.warns(UserWarning, match="is not finished: these are its weights after step 1 of 30"):
+        load_run(tmp_path)
+    run_experiment(data, tmp_path, resume=True, progress=False, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_run(tmp_path), load_run(tmp_path, "best")
+
+
+def folders_of(root, classes, seed):
+    "A folder for --data with ten images of noise a class, and a roles.json that names the classes in this order."
+    pixels = np.random.default_rng(seed).integers(0, 256, (len(classes), 12, 32, 32), dtype=np.uint8)
+    for name, images in zip(classes, pixels):
+        (root / name).mkdir(parents=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(root / name / f"{i}.png")
+    (root / "roles.json").write_text(json.dumps({"in_domain": {"classification": {"images": {name: name for name in classes}}}}))
+    return root
+
+
+def test_a_run_is_judged_only_on_the_classes_it_knows(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    trained = folders_of(tmp_path / "here", ("normal", "pneumonia"), 0)
+    run_experiment(trained, tmp_path / "run", steps=1, batch=4, method="enc", size=32, labels=4, progress=False, device="cpu")
+    alike = evaluate_run(tmp_path / "run", folders_of(tmp_path / "alike", ("Normal", "Pneumonia"), 1), device="cpu")
+    assert alike["in_domain"]["classification"]["n"] > 0
+    for classes in (("pneumonia", "normal"), ("normal", "mass"), ("normal", "pneumonia", "mass")):
+        with pytest.raises(InputError, match=f"trained on the classes normal, pneumonia, the data have {', '.join(classes)}"):
+            evaluate_run(tmp_path / "run", folders_of(tmp_path / "-".join(classes), classes, 2), device="cpu")
+
+
+def test_with_all_labels_the_images_without_truth_are_all_images(data):
+    some = replace(data, cls_unlabeled=data.cls_unlabeled.subset([0, 1]), seg_unlabeled=None)
+    both = reuse_labeled(some, make_config(labels="all", masks=3))
+    assert both.cls_unlabeled.names == some.cls_unlabeled.names + some.cls_labeled.names and both.cls_unlabeled.labels is None
+    assert both.seg_unlabeled.names == some.seg_labeled.names  # no other is left
+    few = reuse_labeled(some, make_config(labels=8, masks=3))
+    assert few.cls_unlabeled.names == some.cls_unlabeled.names
 
 
 def test_device_auto_is_always_there():
