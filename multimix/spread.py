@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ONE', 'DEATHS', 'TRIES', 'Outcome', 'folder_state', 'attempt', 'run_claimed', 'run_cell', 'Progress', 'begin',
            'seconds_left', 'clock', 'say', 'call', 'spread', 'Task', 'run_round', 'run_rounds', 'look', 'connect_dask',
-           'check_workers', 'check_jobs', 'check_data', 'mark_data', 'run_grid', 'flatten', 'read_row', 'write_runs']
+           'check_workers', 'check_data', 'mark_data', 'run_grid', 'flatten', 'read_row', 'write_runs']
 
 # %% ../nbs/08e_spread.ipynb #08e-spread-009
 import json
@@ -25,6 +25,7 @@ from .experiments import load_data, run_experiment
 from .grid import folder_name, unread, work
 from .images import InputError
 from .methods import Config
+from .training import data_checksum
 
 ONE = Lock()  # a process trains one network at a time, however many threads an engine gives it
 DEATHS, TRIES = 3, 2  # deaths of its process after which a cell has failed; of one task, after which it is handed out anew
@@ -231,33 +232,31 @@ def check_workers(client, out: Path) -> None:
             raise InputError(f"worker {worker} doesn't see {out}; --out must be on a file system that all machines share")
 
 # %% ../nbs/08e_spread.ipynb #08e-spread-031
-def check_jobs(jobs: int) -> None:
-    "InputError for a number of processes that can't be."
-    if jobs < 1:
-        raise InputError(f"jobs is {jobs}: it must be at least 1")
-
-
-def check_data(cells: list[Config], data, allow_shared: bool = False) -> None:
-    "Read the data of a folder as the cells will, once for each size; InputError where a budget can't be met."
-    if not isinstance(data, (str, os.PathLike)):
-        return
-    for size in sorted({cell.size for cell in cells}):
-        loaded = load_data(data, replace(cells[0], size=size, labels="all", masks="all"), allow_shared)
+def check_data(cells: list[Config], data, allow_shared: bool = False) -> dict[str, int]:
+    "Read a folder as the cells will, once for each size: a checksum for each. InputError where a budget can't be met."
+    found: dict[str, int] = {}
+    for size in sorted({cell.size for cell in cells} if isinstance(data, (str, os.PathLike)) else ()):
+        loaded = load_data(data, replace(cells[0], size=size, seed=0, labels="all", masks="all"), allow_shared)
+        found[str(size)] = data_checksum(loaded)
         for key, pool in (("labels", loaded.cls_labeled), ("masks", loaded.seg_labeled)):
             most = max((n for cell in cells if isinstance(n := getattr(cell, key), int)), default=0)
             if most > (there := 0 if pool is None else len(pool)):
                 raise InputError(f"{key} {most} asked, but {data} has {there} to train on")
+    return found
 
 # %% ../nbs/08e_spread.ipynb #08e-spread-031a
-def mark_data(out: Path, data) -> None:
-    "Note beside the cells which data they are of, or raise InputError where they are of others."
-    said = {"data": str(Path(data).resolve()) if isinstance(data, (str, os.PathLike)) else "phantoms" if data is None else "given"}
+def mark_data(out: Path, data, found: dict[str, int]) -> None:
+    "Note beside the cells which data they are of, with what `check_data` `found`; InputError where they are of others."
+    name = str(Path(data).resolve()) if isinstance(data, (str, os.PathLike)) else "phantoms" if data is None else "given"
     file = Path(out) / "table.json"
-    if not file.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(said))
-    if (kept := json.loads(file.read_text())) != said:
-        raise InputError(f"{out} holds runs on {kept['data']}, not on {said['data']}: choose another --out (or delete {file})")
+    kept = json.loads(file.read_text()) if file.exists() else {"data": name}
+    if kept["data"] != name:
+        raise InputError(f"{out} holds runs on {kept['data']}, not on {name}: choose another --out (or delete {file})")
+    then = kept.setdefault("checksums", {})
+    if any(then.setdefault(size, value) != value for size, value in found.items()):
+        raise InputError(f"{name} has other images, labels or masks now than when the runs in {out} were begun: choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(kept))
 
 # %% ../nbs/08e_spread.ipynb #08e-spread-032
 def run_grid(cells: list[Config], data=None, out: str | os.PathLike = "runs/table", jobs: int = 1, scheduler: str | None = None,
@@ -267,10 +266,10 @@ def run_grid(cells: list[Config], data=None, out: str | os.PathLike = "runs/tabl
     `cells` as `grid.read_grid` gives them. `data`: a folder, None for phantoms, or a function from a Config to MultiTaskData. `show` is
     called with the Progress after each cell; `progress` shows a bar for the steps of each run. May be killed and called again, and several
     times at once. A failed cell leaves error.txt, and the others go on. Raises InputError for what can't be, before anything runs."""
-    check_jobs(jobs)
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}: it must be at least 1")
     out, data = Path(out).resolve(), Path(data).resolve() if isinstance(data, (str, os.PathLike)) else data
-    check_data(cells, data, allow_shared)
-    mark_data(out, data)
+    mark_data(out, data, check_data(cells, data, allow_shared))
     client = connect_dask(scheduler, out) if scheduler else None
     state = begin(cells, out, sum(client.ncores().values()) if client else jobs)
     options = dict(device=device, allow_shared=allow_shared, progress=progress and client is None and jobs == 1)

@@ -43,18 +43,18 @@ class TableData:
     "The test sets that runs were judged on, read once for each size: of a folder, of data made ready, of the phantom ('phantom')."
 
     def __init__(self, data: str | os.PathLike | MultiTaskData):
-        self.data, self.read = data, {}
+        ready = data.tests.values() if isinstance(data, MultiTaskData) else ()
+        self.data, self.read = None if data == "phantom" else data, {s.images.shape[-1]: data for sets in ready for s in sets.values()}
 
     def of(self, config) -> MultiTaskData:
         "The data for a run's config; InputError where data made ready have another size."
         if config.size not in self.read:
-            place = None if isinstance(self.data, str) and self.data == "phantom" else self.data
-            ready = isinstance(self.data, MultiTaskData)
-            every = replace(config, labels="all", masks="all")  # judging draws no budget
-            self.read[config.size] = self.data if ready else load_data(place, every, allow_shared=True)
+            if isinstance(self.data, MultiTaskData):
+                raise InputError(f"the data made ready are of another size than {config.size}, which a run has; name their folder instead")
+            self.read[config.size] = load_data(self.data, replace(config, labels="all", masks="all"), allow_shared=True)
         return self.read[config.size]
 
-
+# %% ../nbs/08i_table_report.ipynb #08i-table-re-011a
 def ask_again(run: TableRun, tests: TableData) -> TableRun:
     "The run with predictions.npz, made from last.pt where it isn't there."
     if run.numbers or not (run.folder / "last.pt").is_file():

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['HELD', 'TASK_OF', 'TableRun', 'plain_value', 'read_run', 'read_runs', 'Entry', 'held_settings', 'changed_settings',
-           'variant_name', 'group_runs', 'replicates', 'all_replicates', 'summary_row', 'as_table', 'summarise_runs',
-           'paired_images', 'image_scores', 'compare_entries', 'comparable', 'entry_pairs', 'compare_runs']
+           'variant_name', 'group_runs', 'replicates', 'all_replicates', 'summary_row', 'as_table', 'same_tests',
+           'summarise_runs', 'paired_images', 'image_scores', 'compare_entries', 'comparable', 'entry_pairs',
+           'compare_runs']
 
 # %% ../nbs/08c_table_runs.ipynb #08c-table-ru-006
 import json
@@ -168,12 +169,23 @@ def as_table(rows: list[dict[str, Any]]) -> "DataFrame":
     return table.infer_objects().assign(**{k: kept[k] for k in kept})
 
 # %% ../nbs/08c_table_runs.ipynb #08c-table-ru-027
+def same_tests(entry: Entry) -> None:
+    "Raises InputError where the runs of a line were judged on other test sets than the first, by domain, task and number of images."
+    def tests(run): return {(d, task): found["n"] for d in ("in_domain", "cross_domain") for task, found in run.results.get(d, {}).items()}
+    first, *others = entry.runs.values()
+    for run in others:
+        if tests(run) != tests(first):
+            raise InputError(f"{run.folder} was judged on other test sets than {first.folder}: a line needs the same ones for every seed")
+
+
 def summarise_runs(entries: list[Entry], drawn: dict) -> "DataFrame":
     """One row for each line, domain and metric: variant, method, the budget, domain, metric, seeds, mean and sd (n - 1) over the seeds,
     low and high (95 % for the mean, over images and seeds by `two_level`; nan where the runs kept no numbers of each image), n test
-    images, constant (accuracy of the classifier that always says the commonest class). `drawn` as from `all_replicates`."""
+    images, constant (accuracy of the classifier that always says the commonest class). `drawn` as from `all_replicates`. Raises InputError
+    for runs of one line on other test sets."""
     rows = []
     for entry in entries:
+        same_tests(entry)
         first = next(iter(entry.runs.values())).results
         for domain, tasks in ((d, first[d]) for d in ("in_domain", "cross_domain") if first.get(d)):
             rows += [summary_row(entry, domain, task, metric, drawn) for task, metrics in tasks.items() for metric in metrics

@@ -412,6 +412,22 @@ def test_runs_on_other_data_and_impossible_jobs_are_refused(tmp_path, played, xr
     assert not (tmp_path / "new").exists() and begun(tmp_path) == []
 
 
+def test_a_table_goes_on_only_with_the_data_it_was_begun_with(tmp_path, played, xrays, monkeypatch):
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    mine = shutil.copytree(xrays, tmp_path / "mine")
+    run_grid(cells_of([0]), mine, tmp_path / "out")
+    first = json.loads((tmp_path / "out/table.json").read_text())
+    assert first["data"] == str(mine) and list(first["checksums"]) == ["32"]
+    run_grid(cells_of([1], size=48), mine, tmp_path / "out")  # as it was, and at another size
+    assert list(json.loads((tmp_path / "out/table.json").read_text())["checksums"]) == ["32", "48"]
+    moved = mine / "kermany/chest_xray/test/NORMAL"
+    (moved / "IM-0030.png").rename(moved.parent / "PNEUMONIA/IM-0030.png")  # one label is corrected
+    with pytest.raises(InputError, match="mine has other images, labels or masks now than when the runs in .*out were begun"):
+        run_grid(cells_of([2]), mine, tmp_path / "out")
+    assert len(begun(tmp_path / "out")) == 2
+    run_grid(cells_of([2]), mine, tmp_path / "new")
+
+
 # the command
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -320,6 +321,21 @@ def test_maps_of_many_lines_are_those_of_six_and_plain_multimix_is_one(data, tmp
     small = phantom_data(32, labels=8, masks=3, n=40, test=24)
     report.saliency_figure(tr.group_runs(tr.read_runs(tmp_path)), report.TableData(small))
     assert len(drawn) == 6 < len(methods) and "multimix" in drawn and set(drawn) < set(methods)
+
+
+def test_data_made_ready_of_another_size_than_a_run_are_refused():
+    from multimix.methods import make_config
+
+    tests = report.TableData(made_data())
+    assert tests.of(replace(make_config(size=32), size=16)) is tests.data
+    with pytest.raises(InputError, match="of another size than 32"):
+        tests.of(make_config(size=32))
+
+
+def test_seeds_of_a_line_on_other_test_sets_are_refused(data, tmp_path):
+    made_run(tmp_path, data, "multimix", 0), made_run(tmp_path, made_data(n=50, patients=True), "multimix", 1)
+    with pytest.raises(InputError, match="seed=1.* was judged on other test sets than .*seed=0"):
+        tr.summarise_runs(tr.group_runs(tr.read_runs(tmp_path)), {})
 
 
 def test_lines_of_several_sizes_and_steps_are_told_apart(data, tmp_path):
