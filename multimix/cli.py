@@ -38,7 +38,7 @@ TRAIN_OPTIONS = {
     "labels": dict(type=budget, metavar="N", help="images whose class is known, or all"),
     "balance": dict(metavar="NAME", help="how labels are drawn: equal, as many of each class (default), or proportional, as they come"),
     "masks": dict(type=budget, metavar="N", help="images whose lung mask is known, or all"),
-    "size": dict(type=int, metavar="S", help="side of the images in pixels, divisible by 16"),
+    "size": dict(type=int, metavar="S", help="side of the images in pixels, a multiple of 16, at least 32"),
     "steps": dict(type=int, metavar="N", help="training steps"),
     "batch": dict(type=int, metavar="N", help="images a step of each labelled stream, on all devices together"),
     "policy": dict(metavar="NAME", help="pseudo-label policy: fixed, flexmatch, freematch, softmatch or adamatch"),
@@ -72,7 +72,7 @@ AUDIT_OPTIONS = {
 # %% ../nbs/13_cli.ipynb #13-cli-022
 BENCH_OPTIONS = {
     "part": dict(metavar="PART", nargs="?", default="step", help="step (default), data, augment, explain or all"),
-    "--size": dict(type=int, metavar="S", default=256, help="side of the images in pixels (default: 256)"),
+    "--size": dict(type=int, metavar="S", default=256, help="side of the images in pixels, a multiple of 16, at least 32 (default: 256)"),
     "--batch": dict(type=int, metavar="N", default=10, help="images a step of each stream (default: 10)"),
     "--device": TRAIN_OPTIONS["device"],
     "--preset": dict(metavar="NAME", default="released", help="released (default: the plain step's), corrected, robust or paper"),
@@ -88,7 +88,7 @@ TABLE_OPTIONS = {
     "--out": dict(metavar="DIR", help="folder for the runs, which several tables may share (default: runs/GRID)"),
     "--jobs": dict(type=int, metavar="N", default=1, help="runs at a time on this machine, each with its share of the cores (default: 1)"),
     "--scheduler": dict(metavar="ADDRESS", help="of a dask scheduler whose workers run the table, such as tcp://node1:8786"),
-    "--size": dict(type=int, metavar="S", help="side of the images in pixels, whatever the grid says"),
+    "--size": dict(type=int, metavar="S", help="side of the images in pixels, a multiple of 16, at least 32, whatever the grid says"),
     "--steps": dict(type=int, metavar="N", help="training steps, whatever the grid says"),
     "--amp": dict(metavar="NAME", help="mixed precision: no, bf16, fp16 or auto, whatever the grid says"),
     "--device": TRAIN_OPTIONS["device"], "--allow-shared": TRAIN_OPTIONS["allow-shared"],
@@ -98,7 +98,8 @@ TABLE_OPTIONS = {
 # %% ../nbs/13_cli.ipynb #13-cli-024
 RUN = dict(metavar="RUN", help="folder of the run")
 EVALUATE_OPTIONS = {"run": RUN, "--data": TRAIN_OPTIONS["data"], "--components": TRAIN_OPTIONS["components"]}
-EXPLAIN_OPTIONS = {"run": RUN, "images": dict(metavar="IMAGE", nargs="+", help="an X-ray: PNG, JPEG, TIFF or BMP")}
+EXPLAIN_OPTIONS = {"run": RUN, "images": dict(metavar="IMAGE", nargs="+", help="an X-ray: PNG, JPEG, TIFF, BMP, .npy, .npz, JSRT's .img, "
+                                              "or DICOM (extra dicom)")}
 REPORT_OPTIONS = {
     "folder": dict(metavar="DIR", help="folder of the table's runs"),
     "--data": dict(metavar="DIR", help="what they were judged on, or phantom: outlines and saliency are drawn, too"),

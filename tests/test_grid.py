@@ -560,6 +560,28 @@ def test_a_killed_table_leaves_no_process_at_work(how, tmp_path, xrays, environm
     assert {folder_state(folder) for folder in folders} <= {"begun", "to do"}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_a_table_in_two_processes_loses_one_and_no_run(tmp_path, xrays, environment):
+    words, folders = table_words(tmp_path, xrays, steps=300, seeds=3)
+    table = subprocess.Popen([*words, "--jobs", "2"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def saved():
+        "The folder of a run that has a checkpoint and is not finished, and who trains it."
+        assert table.poll() is None, table.stderr.read()
+        begun = [folder for folder in folders if (folder / "last.pt").exists() and not (folder / "results.json").exists()]
+        return next(((folder, claim) for folder in begun if (claim := read_claim(folder / FILE)) and claim.pid), None)
+
+    folder, claim = wait_for(saved)
+    assert claim.pid != table.pid
+    os.kill(claim.pid, signal.SIGKILL)
+    wait_for(lambda: claims.birth(claim.pid) != claim.birth)
+    assert not (folder / "results.json").exists()
+    printed, said = table.communicate(timeout=300)
+    assert table.returncode == 0 and f"3 of 3 runs are finished: {tmp_path / 'out/runs.csv'}" in printed, said
+    assert all(folder_state(folder) == "finished" for folder in folders) and list(tmp_path.rglob(FILE)) == []
+    assert pd.read_csv(tmp_path / "out/runs.csv")["seed"].tolist() == [0, 1, 2]
+
+
 @pytest.fixture
 def cluster(tmp_path, environment):
     "A dask scheduler and two workers, as processes; gives what starts one more process (it ends with the test), the address, the workers."

@@ -12,12 +12,12 @@ Where each erratum of the released code (numbered as in nbs/06_methods.ipynb) is
 | E8 saliency is not scaled | test_model.py (the saliency map); here: test_e8_* |
 | E9 the maximum over channels is lost | test_model.py (the saliency map) |
 | E10 saliency of every image | test_step.py: test_the_step_computes_* |
-| E11 fixed batches | test_step.py: test_e11_* |
+| E11 fixed batches; that views are frozen, too, is not repeated | test_step.py: test_e11_* |
 | E12 half of the images are normalised | test_step.py: test_e12_* |
 | E13 strong views are weak | here: test_e13_*; test_augmentation.py |
 | E14 sets smaller than a batch, nothing unlabelled | test_data.py; test_training.py: test_e14_* |
 | E15, E21 metrics fail or are missing | test_evaluation.py |
-| E16 instance norm on the wrong channels | test_model.py (equals the published network, without a warning) |
+| E16 instance norm on the wrong channels | test_model.py: test_e16_* |
 | E17 everything is decoded | test_step.py: test_the_step_computes_* |
 | E18 a class KL that nothing uses | test_step.py: test_released_step_* (the sum has four terms) |
 | E19 pseudo-labels made with dropout on | test_step.py: test_e19_* |

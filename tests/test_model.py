@@ -1,5 +1,6 @@
 """The model against the published algorithm, and its promises about modes, gradients, sizes and bad input."""
 import copy
+import warnings
 
 import pytest
 import torch
@@ -427,6 +428,20 @@ def test_bridge_is_the_published_eighth(height, width):
 def test_instance_norm_is_pytorchs():
     x = 3 + 5 * torch.randn(2, 6, 9, 5, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(instance_norm(x), nn.InstanceNorm2d(6)(x), atol=1e-5)
+
+
+def test_e16_told_the_wrong_number_of_channels_pytorchs_only_warns():
+    x = 3 + 5 * torch.randn(2, 6, 9, 5, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match='num_features'):
+        told_wrong = nn.InstanceNorm2d(4)(x)
+    assert torch.allclose(instance_norm(x), told_wrong, atol=1e-5)
+
+
+def test_e16_a_pass_of_our_network_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        out = MultiMix(seed=0)(images())
+        (out.masks.mean() + out.logits.mean()).backward()
 
 
 # --- where it runs -------------------------------------------------------------------------------------------------------------

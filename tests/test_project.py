@@ -1,5 +1,6 @@
 """The parts of the project agree: settings, packaging, notebooks, modules, README and the plan in CONTRIBUTING.md."""
 import ast
+import csv
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import multimix
+from multimix.grid import read_grid
 
 try:
     import tomllib
@@ -226,7 +228,8 @@ def test_first_page_lists_every_notebook():
 
 
 def test_links_of_the_text_files_lead_somewhere():
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data_download/README.md"):
+    docs = ("docs/table.md", "docs/benchmarks.md", "docs/results/README.md")
+    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data_download/README.md", *docs):
         path = ROOT / name
         links = re.findall(r"\]\((?!\w+:|#)([^)#]+)", path.read_text(encoding="utf-8"))
         assert not [link for link in links if not (path.parent / link).exists()], name
@@ -237,6 +240,27 @@ def test_links_of_the_notebook_lead_somewhere(path):
     text = "\n".join(cell["source"] for cell in cells(path, "markdown"))
     links = re.findall(r"\]\((?!\w+:|#)([^)#]+\.(?:ipynb|md))", text)
     assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def test_the_grid_and_the_program_that_docs_show_can_be_read():
+    blocks = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "docs/table.md").read_text(encoding="utf-8"), re.M | re.S)
+    grids, programs = ([text for kind, text in blocks if kind == wanted] for wanted in ("toml", "python"))
+    assert grids and programs
+    for text in grids:
+        assert read_grid(tomllib.loads(text))
+    for text in programs:
+        ast.parse(text)
+
+
+def test_the_table_of_results_counts_the_runs_of_each_grid():
+    folder = ROOT / "docs/results"
+    table = (folder / "README.md").read_text(encoding="utf-8").split("\n## ")[0]
+    rows = re.findall(r"^\| \[(\w+)\.toml\]\(\1\.toml\) \|.*\| (\d+) of (\d+) \|", table, re.M)
+    assert sorted(name for name, *_ in rows) == sorted(path.stem for path in folder.glob("*.toml"))
+    for name, made, asked in rows:
+        file = folder / f"{name}.csv"
+        with open(file if file.exists() else os.devnull, encoding="utf-8", newline="") as lines:
+            assert (name, int(made), int(asked)) == (name, len(list(csv.DictReader(lines))), len(read_grid(folder / f"{name}.toml")))
 
 
 def test_ci_runs_the_commands_of_the_readme():

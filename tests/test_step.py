@@ -327,6 +327,8 @@ def test_e11_fixed_batches_repeat_every_epoch():
         epochs = [[draw(config, step)[CLS][1].index.tolist() for step in range(e * epoch, (e + 1) * epoch)] for e in range(4)]
         assert all(e == epochs[0] for e in epochs) == config.fixed_batches
         assert all(sorted(i for batch in e for i in batch) == list(range(6)) for e in epochs)
+    first, again = (draw(released, step, sub_seed(released.seed, "step", step))[CLS] for step in (0, epoch))
+    assert first[1].index.tolist() == again[1].index.tolist() and not torch.equal(first[0], again[0]), "other views of the same images"
 
 
 @pytest.mark.parametrize("preset, cls_range, seg_range", [("released", (0, 1), (-1, 1)), ("paper", (-1, 1), (-1, 1)),

@@ -196,6 +196,17 @@ def test_every_method_resumes_exactly(tmp_path, method, changes):
     assert_same_end(tmp_path / "parts", tmp_path / "whole")
 
 
+def test_a_run_on_two_threads_resumes_exactly(tmp_path):
+    torch.set_num_threads(2)  # `one_thread` puts the number back
+    config, settings = tiny_config(steps=5, width=16), dict(loop=EVERY_STEP, progress=False)
+    train(config, tiny_data(), tmp_path / "whole", **settings)
+    with pytest.raises(Killed):
+        train(config, tiny_data(), tmp_path / "parts", on_log=kill_after(4), **settings)
+    assert load(tmp_path / "parts")["step"] == 3 and torch.get_num_threads() == 2
+    train(config, tiny_data(), tmp_path / "parts", resume=True, **settings)
+    assert_same_end(tmp_path / "parts", tmp_path / "whole")
+
+
 @pytest.mark.parametrize("loop, killed_at", [(Loop(1, 2, 3), 5), (Loop(2, 3, 2), 4), (Loop(3, 100, 100), 3), (Loop(100, 1, 1), 2)])
 def test_the_rhythm_of_saving_changes_nothing(tmp_path, loop, killed_at):
     config, settings = tiny_config(method="umtl", steps=5), dict(loop=loop, progress=False, validate=validate)
