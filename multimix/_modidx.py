@@ -939,6 +939,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'multimix.published': { 'multimix.published.accuracy_of': ('published.html#accuracy_of', 'multimix/published.py'),
                                     'multimix.published.defects': ('published.html#defects', 'multimix/published.py'),
                                     'multimix.published.dice_of': ('published.html#dice_of', 'multimix/published.py'),
+                                    'multimix.published.outline_defects': ('published.html#outline_defects', 'multimix/published.py'),
                                     'multimix.published.published_dice_figure': ( 'published.html#published_dice_figure',
                                                                                   'multimix/published.py'),
                                     'multimix.published.published_row': ('published.html#published_row', 'multimix/published.py'),

@@ -201,6 +201,16 @@ def test_the_published_table_is_whole_and_its_defects_are_computed():
     assert pb.published_row("in_domain", "multimix", 7, 10) is None
 
 
+def test_published_precision_and_recall_below_jaccard_and_swapped_columns_are_marked():
+    found = {mark: sorted({(row["domain"], row["method"], row["labels"], row["masks"]) for row in pb.read_rows()
+                           for marks in pb.outline_defects(row).values() if mark in marks}, key=str) for mark in "△▽◇"}
+    assert found["△"] == [("cross_domain", "umtl_ssl", 1000, 50), ("cross_domain", "unet", None, "all"), ("in_domain", "umtl", "all", 10),
+                          ("in_domain", "umtl", 1000, "all")]
+    assert found["▽"] == [("cross_domain", "umtl_s", "all", 50), ("in_domain", "umtl", "all", 10)] and len(found["◇"]) == 96
+    assert pb.defects(pb.published_row("in_domain", "umtl", "all", 10)) == {"dice": "†", "precision": "△", "ssim": "▽", "distance": "◇▽"}
+    assert pb.outline_defects(pb.published_row("in_domain", "enc", 100, None)) == {}
+
+
 def test_accuracy_follows_from_the_f1_scores():
     rng = np.random.default_rng(0)
     for _ in range(50):
