@@ -1,10 +1,13 @@
 """A table of runs: what is read, grouped, compared and refused; the published numbers; the page that needs nothing else."""
 
 import csv
+import html
 import json
+import re
 import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,6 +204,16 @@ def test_the_published_table_is_whole_and_its_defects_are_computed():
     assert pb.published_row("in_domain", "multimix", 7, 10) is None
 
 
+def test_published_precision_and_recall_below_jaccard_and_swapped_columns_are_marked():
+    found = {mark: sorted({(row["domain"], row["method"], row["labels"], row["masks"]) for row in pb.read_rows()
+                           for marks in pb.outline_defects(row).values() if mark in marks}, key=str) for mark in "△▽◇"}
+    assert found["△"] == [("cross_domain", "umtl_ssl", 1000, 50), ("cross_domain", "unet", None, "all"), ("in_domain", "umtl", "all", 10),
+                          ("in_domain", "umtl", 1000, "all")]
+    assert found["▽"] == [("cross_domain", "umtl_s", "all", 50), ("in_domain", "umtl", "all", 10)] and len(found["◇"]) == 96
+    assert pb.defects(pb.published_row("in_domain", "umtl", "all", 10)) == {"dice": "†", "precision": "△", "ssim": "▽", "distance": "◇▽"}
+    assert pb.outline_defects(pb.published_row("in_domain", "enc", 100, None)) == {}
+
+
 def test_accuracy_follows_from_the_f1_scores():
     rng = np.random.default_rng(0)
     for _ in range(50):
@@ -223,6 +236,74 @@ def test_the_published_numbers_stand_only_beside_the_papers_test_sets(entries, d
     assert r"umtl\_s" in latex and r"50\% of a\_b" in latex and latex.count(r"\begin") == latex.count(r"\end") == 2
     widths = {row.count("&") for row in latex.splitlines() if "&" in row}
     assert widths == {len(text.shown_metrics(rows)) + 3}
+
+
+def outline_tables(summary):
+    return {t.heading.split(":")[0].lower().replace(" ", "_"): t.rows for t in text.report_tables(summary) if t.level == 3}
+
+
+def in_three_forms(rows):
+    "Each row's texts, as Markdown, LaTeX and HTML write them, without what only one of the three has."
+    markdown = [[t.strip(" *") for t in row[1:-1].split("|")] for row in text.markdown_table(rows).splitlines() if row.startswith("|")]
+    latex = [row.replace(r"\midrule", "").replace(r"\bottomrule", "").rstrip("\\ ") for row in text.latex_table(rows).splitlines()]
+    plain = {written: mark for mark, written in text._LATEX.items()} | {r"\textit{": "", "}": ""}
+    for written, mark in plain.items():
+        latex = [row.replace(written, mark) for row in latex]
+    page = [re.findall("<t[dh].*?>(.*?)</t[dh]>", row) for row in text.html_table(rows).split("<tr")[1:]]
+    return markdown[:1] + markdown[2:], [[t.strip() for t in row.split("&")] for row in latex if "&" in row], page
+
+
+def test_the_second_table_is_what_results_json_says_in_each_form(entries, drawn):
+    tables = outline_tables(tr.summarise_runs(entries, drawn))
+    lines = [e for e in entries if e.method != "enc"]
+    assert list(tables) == ["in_domain", "cross_domain"]
+    for domain, rows in tables.items():
+        assert text.shown_metrics(rows) == (metrics := ["precision", "recall", "ssim", "hd95", "assd"])
+        expected = []
+        for entry in lines:
+            results = [json.loads((run.folder / "results.json").read_text())[domain]["segmentation"] for run in entry.runs.values()]
+            values = np.array([[r[m] for m in metrics] for r in results])
+            numbers = [f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(values.mean(0), values.std(0, ddof=1))]
+            expected.append([entry.variant, str(entry.held["labels"]), "10", "4", *numbers])
+        for heads, *body in in_three_forms(rows):
+            assert body == expected and heads[1:] == ["labels", "masks", "seeds", "Precision", "Recall", "SSIM", "HD95, px", "ASSD, px"]
+
+
+def test_published_numbers_of_the_second_table_are_those_of_the_data_file_with_their_marks(entries, drawn):
+    summary = tr.summarise_runs(entries, drawn)
+    umtl = {name: summary[name].str.replace("umtl_s", "umtl") for name in ("method", "variant")}
+    as_paper = summary.assign(n=summary["metric"].map(lambda m: 624 if m in ("accuracy", "auroc") else 123), **umtl)
+    with open(Path(pb.__file__).with_name("published.csv"), newline="") as file:
+        printed = {(r["domain"], r["method"], r["labels"], r["masks"]): r for r in csv.DictReader(file)}
+    for domain, rows in outline_tables(as_paper).items():
+        names = ["precision", "recall", "ssim", "distance"]
+        for heads, *body in in_three_forms(rows):
+            assert heads[-1] == "Average Hausdorff" and len(body) == 8
+            for ours, theirs in zip(body[::2], body[1::2]):
+                row = printed[(domain, *ours[:3])]
+                assert theirs[:4] == ["published", *ours[1:3], "5"] and theirs[7:9] == ["", ""] and ours[9] == ""
+                assert [t.strip("△▽◇") for t in (*theirs[4:7], theirs[9])] == [row[m] for m in names]
+                if (domain, *ours[:3]) == ("in_domain", "umtl", "all", "10"):
+                    assert theirs[4:] == ["0.912△", "0.962", "0.521▽", "", "", "0.903◇▽"]
+        for write, plain in ((text.markdown_table, str), (text.html_table, html.escape), (text.latex_table, str)):
+            assert (plain(pb.MARKS["△"]) in write(rows)) == (domain == "in_domain") and plain(pb.MARKS["◇"]) in write(rows)
+
+
+def test_what_has_no_interval_is_neither_compared_nor_warned_of(entries, drawn):
+    summary = tr.summarise_runs(entries, drawn)
+    rest = summary[summary["metric"].isin(text.OUTLINE_METRICS)]
+    assert len(rest) == 4 * 2 * 5 and rest["low"].isna().all() and not any("kept no numbers" in w for w in text.table_warnings(summary))
+    assert not set(tr.compare_runs(entries, drawn)["metric"]) & set(text.OUTLINE_METRICS)
+
+
+def test_a_second_table_is_written_only_where_a_line_has_outlines(table, data, tmp_path):
+    for seed in (0, 1):
+        made_run(tmp_path / "enc", data, "enc", seed)
+    for folder, count in ((table, 2), (tmp_path / "enc", 0)):
+        page = report.write_table_report(folder, out=tmp_path / "page.html", draws=20)
+        for name in (".html", ".md", ".tex"):
+            written = page.with_suffix(name).read_text(encoding="utf-8")
+            assert written.count("domain: more on the outlines") == written.count("HD95, px") == count and "Average Haus" not in written
 
 
 class Page(HTMLParser):
