@@ -1,12 +1,16 @@
 """Scripts in benchmarks/ that judge finished runs: what they read, and the rows they write."""
 import importlib
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from multimix.data import InputError
+from multimix.experiments import run_experiment
 from multimix.layouts import lay_iu_xray
 
 SCRIPTS = Path(__file__).parents[1] / "benchmarks"
@@ -82,3 +86,56 @@ def test_open_i_with_one_kind_or_without_rows_is_named(script, tmp_path):
     (folder / "indiana_projections.csv").write_text("uid,filename,projection\n")
     with pytest.raises(InputError, match="here: of 0 rows"):
         read(folder, 32)
+
+
+# maps and boxes
+
+BOXES = {"a": (256, 256, 512, 512), "b": (256, 256, 512, 512), "c": (0, 0, 256, 256), "d": None}  # x, y, width, height; c is b's patient
+
+
+@pytest.fixture
+def nih(tmp_path, monkeypatch):
+    "A folder with ChestX-ray14's tables and four images of noise."
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    folder, rng = tmp_path / "xrays/nih", np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    entries, boxes = ["Image Index,Finding Labels,Patient ID"], ["Image Index,Finding Label,Bbox [x,y,w,h],,,"]
+    for name, box in BOXES.items():
+        Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(folder / f"images/{name}.png")
+        entries.append(f"{name}.png,{'Pneumonia' if box else 'No Finding'},{'b' if name == 'c' else name}")
+        boxes += [f"{name}.png,Pneumonia,{','.join(map(str, box))},,,"] if box else [f"{name}.png,Effusion,0,0,9,9,,,"]
+    (folder / "Data_Entry_2017_v2020.csv").write_text("\n".join(entries))
+    (folder / "BBox_List_2017.csv").write_text("\n".join(boxes))
+    return folder.parent
+
+
+def test_what_maps_score_without_a_network(script, nih):
+    boxes = script("boxes")
+    assert boxes.boxed_images(str(nih), 32).boxes[0].tolist() == [[8, 8, 24, 24]]
+    found = boxes.without_network(str(nih), 32)
+    assert found["chance"] == pytest.approx((1 / 4 + 1 / 4 + 1 / 16) / 3) and found["centre_hits"] == pytest.approx(2 / 3)
+    # of b and c, a's box; of a, that of b (256 pixels) and of c (64), apart and alike: 256 of 320 lie in its own
+    assert found["others_hits"] == found["others_energy"] == pytest.approx((256 / 320 + 1 + 0) / 3)
+    (nih / "nih/BBox_List_2017.csv").unlink()
+    with pytest.raises(InputError, match="xrays: boxes of pneumonia on 0 images"):
+        boxes.boxed_images(str(nih), 48)
+
+
+def test_maps_are_judged_at_boxes_a_row_each(script, nih, tmp_path, monkeypatch, capsys):
+    run_experiment(out=tmp_path / "runs/one", method="enc", size=32, steps=1, labels=4, batch=2, width=4, progress=False)
+    run_experiment(out=tmp_path / "runs/lungs", method="unet", size=32, steps=1, masks=4, batch=2, width=4, progress=False)
+    kept = script("boxes").ATTRIBUTIONS
+    monkeypatch.setattr(sys, "argv", ["boxes.py", str(tmp_path / "runs"), "--data", str(nih), "--out", str(tmp_path / "boxes.csv")])
+    runpy.run_path(str(SCRIPTS / "boxes.py"), run_name="__main__")
+    first = (tmp_path / "boxes.csv").read_text()
+    rows = pd.read_csv(tmp_path / "boxes.csv")
+    assert rows["attribution"].tolist() == list(kept) and set(rows["run"]) == {"one"} and set(rows["images"]) == {3}
+    assert set(rows["method"]) == {"enc"} and set(rows["size"]) == {32} and set(rows["seed"]) == {0}
+    scores = rows[[f"{which}{score}" for which in ("", "untrained_") for score in ("hits", "energy")]]
+    assert scores.to_numpy().min() >= 0 and 0 < scores.to_numpy().max() <= 1
+    runpy.run_path(str(SCRIPTS / "boxes.py"), run_name="__main__")
+    assert (tmp_path / "boxes.csv").read_text() == first and "grad_cam" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["boxes.py", str(tmp_path / "runs/lungs"), "--data", str(nih), "--out", str(tmp_path / "none.csv")])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPTS / "boxes.py"), run_name="__main__")
+    assert "lungs: holds no finished run that can be judged so" in capsys.readouterr().err and not (tmp_path / "none.csv").exists()
