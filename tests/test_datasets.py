@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from multimix.data import InputError, find_duplicates
 from multimix.datasets import (
@@ -22,6 +23,7 @@ from multimix.datasets import (
     load_root,
     read_roles,
 )
+from multimix.images import image_size, list_images, read_image, resize_image
 
 HEADER = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
 NIH = {"a.png": ("Effusion|Pneumonia", 1), "b.png": ("No Finding", 1), "c.png": ("Pneumonia", 2), "d.png": ("Effusion", 3),
@@ -268,6 +270,31 @@ def test_lungs_are_darker_than_what_is_around_them(real):
         middle[:, 24:40, 30:36] = True  # spine and heart
         darker = [image[lung].mean() < image[between & ~lung].mean() for image, lung, between in zip(s.images, inside, middle)]
         assert np.mean(darker) > 0.97 and 0.1 < inside.mean() < 0.5
+
+
+def enlarged(mask, size):
+    "A mask (S, S) bool in the size of an image that is a whole number of times as large."
+    return np.kron(mask, np.ones((size // len(mask),) * 2, bool))
+
+
+@pytest.mark.skipif(data_root() is None or not all((data_root() / name).is_dir() for name in ("fullsize", "jsrt", "nih")),
+                    reason="the full-size X-rays are not here: set MULTIMIX_DATA to the folder that holds fullsize/, jsrt/ and nih/")
+@pytest.mark.parametrize("kind, size", [("jsrt", 2048), ("nih", 1024)])
+def test_originals_are_read_as_their_small_copies_are(kind, size):
+    for path in list_images(data_root() / f"fullsize/{kind}_{size}"):
+        image, name = read_image(path), path.name.replace(".IMG", "")
+        assert image.shape == image_size(path) == (size, size) and image.dtype == np.float32, name
+        assert 0 <= image.min() < 0.1 and 0.85 < image.max() <= 1, name
+        small = resize_image(image, 256)
+        assert np.abs(small - read_image(data_root() / kind / "images" / name)).mean() < 0.01, name
+        spine, right, left = (small[80:144, columns].mean() for columns in (slice(120, 144), slice(48, 88), slice(168, 208)))
+        assert max(left, right) + 0.1 < spine, f"{name}: lungs are darker than the spine"
+        if kind == "jsrt":
+            with Image.open(path) as file:  # the palette is turned round: where the numbers in the file are high, the picture is dark
+                assert file.mode == "P" and np.corrcoef(np.asarray(file)[::16, ::16].flat, image[::16, ::16].flat)[0, 1] < -0.9, name
+            lungs = np.any([read_image(data_root() / f"jsrt/masks/{lung}_lung/{name}") > 0.5 for lung in ("left", "right")], 0)
+            around = binary_dilation(lungs, iterations=12) & ~lungs
+            assert image[enlarged(lungs, size)].mean() + 0.05 < image[enlarged(around, size)].mean(), name
 
 
 # other sets in the same roles
