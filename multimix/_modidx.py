@@ -340,6 +340,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'multimix.devices.Processes.rows': ('devices.html#processes.rows', 'multimix/devices.py'),
                                   'multimix.devices.Processes.seed': ('devices.html#processes.seed', 'multimix/devices.py'),
                                   'multimix.devices.connect': ('devices.html#connect', 'multimix/devices.py'),
+                                  'multimix.devices.disconnect': ('devices.html#disconnect', 'multimix/devices.py'),
                                   'multimix.devices.gather_predictions': ('devices.html#gather_predictions', 'multimix/devices.py'),
                                   'multimix.devices.gather_rows': ('devices.html#gather_rows', 'multimix/devices.py'),
                                   'multimix.devices.main_first': ('devices.html#main_first', 'multimix/devices.py'),

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ALONE', 'Processes', 'share_batch', 'share_draws', 'gather_rows', 'gather_predictions', 'sum_gradients', 'on_main',
-           'main_first', 'connect']
+           'main_first', 'disconnect', 'connect']
 
 # %% ../nbs/06c_devices.ipynb #06c-devices-014
+import atexit
 import os
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -131,6 +132,12 @@ def main_first(processes: Processes):
         if processes.count > 1 and processes.main:
             torch.distributed.barrier()
 
+# %% ../nbs/06c_devices.ipynb #06c-devices-29a
+def disconnect() -> None:
+    "Close the connection to the other processes, if there is one; `connect` has this done when the program ends."
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
 # %% ../nbs/06c_devices.ipynb #06c-devices-030
 def connect(device: str | torch.device = "cpu") -> Processes:
     """The processes that `accelerate launch`, `notebook_launcher` or `torchrun` started, connected; without a launcher this one alone.
@@ -145,7 +152,10 @@ def connect(device: str | torch.device = "cpu") -> Processes:
     except ImportError:
         raise InputError(f"{count} processes were launched, which needs accelerate: pip install accelerate") from None
     rules = dict(backend="gloo") if device.type == "cpu" else {}
+    first = not torch.distributed.is_initialized()
     state = PartialState(cpu=device.type == "cpu", timeout=timedelta(hours=2), **rules)  # the others wait while one process validates
+    if first:
+        atexit.register(disconnect)
     if device.index is not None and device != state.device:
         raise InputError(f"device {device} can't be that of {count} processes: leave the number away, each gets a GPU of its own")
     return Processes(state.process_index, state.num_processes, state.device)

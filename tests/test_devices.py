@@ -105,6 +105,18 @@ def test_an_error_of_the_main_process_is_raised_on_all(together):
     assert all("every process hears: the disk of the main process is full" in text for text in together[1])
 
 
+def test_the_connection_is_closed_before_python_ends():
+    "One that is left open aborts a process now and then, after its work is done."
+    program = """import atexit
+import torch.distributed
+from multimix.devices import connect
+atexit.register(lambda: print("open at the end:", torch.distributed.is_initialized()))
+connect(), connect()
+print("open:", torch.distributed.is_initialized())"""
+    ends = run_together(2, ["-c", program])
+    assert all(code == 0 and "open: True" in text and "open at the end: False" in text for code, text in ends), ends
+
+
 def test_all_processes_return_the_same_run(together):
     assert len({line for text in together[1] for line in text.splitlines() if line.startswith("seconds: ")}) == 1
 
