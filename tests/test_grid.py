@@ -526,7 +526,8 @@ def stamps(folder: Path) -> dict:
 def test_a_killed_table_goes_on_where_it_was(tmp_path, xrays, environment):
     words, (first, second) = table_words(tmp_path, xrays, steps=300, seeds=2)
     table = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
-    wait_for((second / "last.pt").exists)
+    last = second / "last.pt"
+    wait_for(lambda: last.exists() and torch.load(last, weights_only=True)["step"] > 1)  # that of the first step is there at once
     table.send_signal(signal.SIGKILL)
     table.wait()
     assert not (second / "results.json").exists() and (second / FILE).exists() and folder_state(second) == "begun"
