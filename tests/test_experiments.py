@@ -271,7 +271,7 @@ def test_a_run_that_was_not_trained_to_its_end_is_said_to_be(data, tmp_path):
 
 
 def folders_of(root, classes, seed):
-    "A folder for --data with ten images of noise a class, and a roles.json that names the classes in this order."
+    "A folder for --data with twelve images of noise a class, and a roles.json that names the classes in this order."
     pixels = np.random.default_rng(seed).integers(0, 256, (len(classes), 12, 32, 32), dtype=np.uint8)
     for name, images in zip(classes, pixels):
         (root / name).mkdir(parents=True)

@@ -142,14 +142,14 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path, uninterrupted, step, 
     assert same(load(folder, "best.pt"), load(uninterrupted, "best.pt"))
 
 
-@pytest.mark.parametrize("damaged", [False, True])
-def test_a_run_killed_soon_goes_on_from_its_first_step_or_starts_again(tmp_path, uninterrupted, damaged):
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_run_killed_soon_goes_on_from_its_first_step_or_starts_again(tmp_path, uninterrupted, lost):
     folder = tmp_path / "run"
     wait_and_kill(start(folder, 100), lambda: (folder / "config.json").exists(), 0.3)
-    if kept := (folder / "last.pt").exists():  # of the first step
+    if (folder / "last.pt").exists():  # of the first step; a moment earlier there is none
         assert load(folder)["step"] == 1
         assert "images of" in refused(tiny_config(**FLEX), tiny_data(seed=5), folder, resume=True)
-    if not kept or damaged:
+    if lost:
         (folder / "last.pt").unlink(missing_ok=True)
     train(tiny_config(**FLEX), tiny_data(), folder, resume=True, validate=validate, loop=Loop(1, 2, 1), progress=False)
     assert_same_end(folder, uninterrupted)
