@@ -454,7 +454,7 @@ def test_the_command_lists_runs_and_says_what_failed(tmp_path, played, capsys):
 @pytest.mark.parametrize("words, said", [
     (["nowhere.toml"], "nowhere.toml: no such file"), (["paper", "--jobs", "0"], "jobs is 0"), (["paper", "--size", "100"], "size=100"),
     (["paper", "--data", "nowhere"], "nowhere"), (["paper", "--steps", "0"], "steps is 0"),
-    (["paper", "--amp", "double"], "double"),
+    (["paper", "--amp", "double"], "double"), (["paper", "--device", "abacus"], "abacus"),
 ])
 def test_the_command_refuses_bad_input_in_one_line(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)
