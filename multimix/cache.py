@@ -108,6 +108,10 @@ def _missing(f, log, start: int, n: int, row: int) -> list[int]:
     return [k for k in range(chunks) if zlib.crc32(f.read(row * min(CHUNK, n - k * CHUNK))) != sums[k] or not sums[k]]
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-026
+def _bytes(n: float) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.2f} MB"
+
+
 def _make_room(target: Path, need: int) -> None:
     "Remove old parts of other caches; raise `InputError` where `need` bytes will not fit on the disk."
     for old in (p for end in ("part", "log", "lock") for p in target.parent.glob(f".*.npy.{end}")):
@@ -116,7 +120,7 @@ def _make_room(target: Path, need: int) -> None:
                 old.unlink()
     free = shutil.disk_usage(target.parent).free
     if need > free:
-        raise InputError(f"{target.parent}: the image cache needs {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
+        raise InputError(f"{target.parent}: the image cache needs {_bytes(need)} and {_bytes(free)} are free; "
                          "make room, or set MULTIMIX_CACHE to another folder")
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-027
@@ -172,12 +176,24 @@ def _alone(target: Path):
         lock.unlink()
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-031
-def _still_bad(target: Path, rows: list, read) -> dict[int, str]:
-    "`{place: message}` of what cannot be read to this day; what can by now is put in its place."
+def _noted(target: Path, array: np.ndarray) -> list[int]:
+    "Places of what could not be read; where the note of them is damaged, of all rows of 0, which is noted again."
     try:
-        places, bad = json.loads(_bad_file(target).read_text()), {}
+        places = json.loads(_bad_file(target).read_text())
+        if set(places) <= set(range(len(array))):
+            return places
     except FileNotFoundError:
-        return {}
+        return []
+    except (ValueError, TypeError):  # no JSON, no list
+        pass
+    places = [i for i in range(len(array)) if not array[i].any()]
+    _note_bad(target, places)
+    return places
+
+# %% ../nbs/00d_cache.ipynb #00d-cache-031a
+def _still_bad(target: Path, rows: list, read, array: np.ndarray) -> dict[int, str]:
+    "`{place: message}` of what cannot be read to this day; what can by now is put in its place."
+    places, bad = _noted(target, array), {}
     for i in places:
         try:
             row = read(rows[i])
@@ -201,11 +217,21 @@ def _open_or_build(target: Path, rows: list, read, shape: tuple[int, ...], worke
             if (array := _open_cache(target, full)) is None:  # else another process was first
                 _build(target, rows, read, shape, workers or min(16, cores), progress)
                 array = _open_cache(target, full)
-    bad = _still_bad(target, rows, read)
+    bad = _still_bad(target, rows, read, array)
     if len(bad) == len(rows):  # nothing is worth keeping
         array = np.zeros(full, dtype=np.uint8)
         target.unlink(missing_ok=True), _bad_file(target).unlink(missing_ok=True)
     return array, bad
+
+# %% ../nbs/00d_cache.ipynb #00d-cache-032a
+def _default_folder() -> Path:
+    "`$MULTIMIX_CACHE`, else `~/.cache/multimix`."
+    if named := os.environ.get("MULTIMIX_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "multimix"
+    except RuntimeError:  # a user whom the system doesn't know, as in some containers
+        raise InputError("the image cache has no place, since this user has no home: set MULTIMIX_CACHE to a folder") from None
 
 # %% ../nbs/00d_cache.ipynb #00d-cache-032
 def cache_rows(rows, read, shape: tuple[int, ...], name: str, cache_dir: str | Path | None = None, workers: int | None = None,
@@ -214,9 +240,9 @@ def cache_rows(rows, read, shape: tuple[int, ...], name: str, cache_dir: str | P
 
     Read once by `workers` threads (default: the cores, at most 16) into the file `name` of `cache_dir`, which is by default
     `$MULTIMIX_CACHE`, else `~/.cache/multimix`, and may be deleted at any time. A call that was interrupted goes on where it was. Raises
-    `InputError` where the folder cannot be written or has no room.
+    `InputError` where the folder cannot be written or has no room, and where there is neither a home nor `$MULTIMIX_CACHE`.
     """
-    rows, folder = list(rows), Path(cache_dir or os.environ.get("MULTIMIX_CACHE") or Path.home() / ".cache" / "multimix")
+    rows, folder = list(rows), Path(cache_dir or _default_folder())
     target = folder / name
     if not rows:
         return np.zeros((0, *shape), dtype=np.uint8), {}

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['BEAT', 'LEASE', 'FILE', 'host', 'birth', 'Claim', 'mine', 'read_claim', 'is_alive', 'create', 'take_over', 'take',
-           'is_held', 'release', 'beat', 'claimed', 'follow']
+           'is_held', 'tell_waiting', 'release', 'beat', 'claimed', 'follow']
 
 # %% ../nbs/08d_claims.ipynb #08d-claims-010
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -126,6 +127,14 @@ def is_held(folder: Path) -> bool:
     "Whether a live process has the work of this folder."
     claim = read_claim(Path(folder) / FILE)
     return claim is not None and is_alive(claim, Path(folder) / FILE)
+
+# %% ../nbs/08d_claims.ipynb #08d-claims-022a
+@cache
+def tell_waiting(folder: Path) -> None:
+    "Say on stderr, once for each folder, whose work there is waited for."
+    claim = read_claim(folder / FILE) or Claim()
+    holder = f"process {claim.pid} on {claim.host.split()[0]} is" if claim.host else f"another process may be, whose {FILE} can't be read,"
+    print(f"waiting for {folder}: {holder} at work there", file=sys.stderr, flush=True)
 
 # %% ../nbs/08d_claims.ipynb #08d-claims-024
 def release(folder: Path, claim: Claim) -> None:

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['TRAIN_OPTIONS', 'DOWNLOAD_OPTIONS', 'AUDIT_OPTIONS', 'BENCH_OPTIONS', 'TABLE_OPTIONS', 'RUN', 'EVALUATE_OPTIONS',
-           'EXPLAIN_OPTIONS', 'REPORT_OPTIONS', 'APP_OPTIONS', 'SHOWN', 'COMMANDS', 'Parser', 'budget', 'add_command',
-           'format_score', 'summary', 'speaks', 'train_command', 'evaluate_command', 'explain_command',
-           'download_command', 'audit_command', 'bench_command', 'table_command', 'report_command', 'app_command',
-           'make_parser', 'error_text', 'stopped_text', 'run_command', 'main']
+           'EXPLAIN_OPTIONS', 'REPORT_OPTIONS', 'APP_OPTIONS', 'SHOWN', 'COMMANDS', 'Parser', 'budget', 'format_score',
+           'summary', 'speaks', 'train_command', 'evaluate_command', 'explain_command', 'download_command',
+           'audit_command', 'bench_command', 'table_command', 'report_command', 'app_command', 'make_parser',
+           'lacks_memory', 'error_text', 'stopped_text', 'run_command', 'open_streams', 'main']
 
 # %% ../nbs/13_cli.ipynb #13-cli-013
 import argparse
 import os
 import shlex
 import sys
+from pathlib import Path
 
 from . import __version__
 
@@ -31,97 +32,82 @@ def budget(text: str) -> int | str:
 
 # %% ../nbs/13_cli.ipynb #13-cli-019
 TRAIN_OPTIONS = {
-    "data": dict(metavar="DIR", help="folder with data sets (see multimix download); without it, phantom X-rays are drawn"),
-    "method": dict(metavar="NAME", help="multimix (default), unet, enc, enc_ssl, umtl, umtl_s, umtl_ssl, umtl_ssl_s; "
+    "--data": dict(metavar="DIR", help="folder with data sets (see multimix download); without it, phantom X-rays are drawn"),
+    "--method": dict(metavar="NAME", help="multimix (default), unet, enc, enc_ssl, umtl, umtl_s, umtl_ssl, umtl_ssl_s; "
                    "to compare: mean_teacher, cps, multimix_mt or multimix_cps"),
-    "preset": dict(metavar="NAME", help="corrected (default), robust, released or paper"),
-    "labels": dict(type=budget, metavar="N", help="images whose class is known, or all"),
-    "balance": dict(metavar="NAME", help="how labels are drawn: equal, as many of each class (default), or proportional, as they come"),
-    "masks": dict(type=budget, metavar="N", help="images whose lung mask is known, or all"),
-    "size": dict(type=int, metavar="S", help="side of the images in pixels, a multiple of 16, at least 32"),
-    "steps": dict(type=int, metavar="N", help="training steps"),
-    "batch": dict(type=int, metavar="N", help="images a step of each labelled stream, on all devices together"),
-    "policy": dict(metavar="NAME", help="pseudo-label policy: fixed, flexmatch, freematch, softmatch or adamatch"),
-    "seed": dict(type=int, metavar="N", help="of everything random (default 0)"),
-    "components": dict(type=int, metavar="N", help="keep the N largest connected parts of each mask when judging; 0: all, for lungs 2"),
-    "amp": dict(metavar="NAME", help="mixed precision: no (default), bf16, fp16, or auto: bf16 where the device is fast in it"),
-    "device": dict(default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, ..."),
-    "out": dict(metavar="DIR", help="folder of the run (default: a new one in runs/)"),
-    "resume": dict(action="store_true", help="go on with the run in --out; its settings need not be repeated, its --data must"),
-    "allow-shared": dict(action="store_true", help="train though a test set shares a patient or an image with the training"),
-}
+    "--preset": dict(metavar="NAME", help="corrected (default), robust, released or paper"),
+    "--labels": dict(type=budget, metavar="N", help="images whose class is known, or all"),
+    "--balance": dict(metavar="NAME", help="how labels are drawn: equal, as many of each class (default), or proportional, as they come"),
+    "--masks": dict(type=budget, metavar="N", help="images whose lung mask is known, or all"),
+    "--size": dict(type=int, metavar="S", help="side of the images in pixels, a multiple of 16, at least 32"),
+    "--steps": dict(type=int, metavar="N", help="training steps"),
+    "--batch": dict(type=int, metavar="N", help="images a step of each labelled stream, on all devices together"),
+    "--policy": dict(metavar="NAME", help="pseudo-label policy: fixed, flexmatch, freematch, softmatch or adamatch"),
+    "--seed": dict(type=int, metavar="N", help="of everything random (default 0)"),
+    "--components": dict(type=int, metavar="N", help="keep the N largest connected parts of each mask when judging; 0: all, for lungs 2"),
+    "--amp": dict(metavar="NAME", help="mixed precision: no (default), bf16, fp16, or auto: bf16 where the device is fast in it"),
+    "--device": dict(default="auto", metavar="NAME", help="auto (default: a GPU if there is one), cpu, cuda, cuda:1, ..."),
+    "--out": dict(metavar="DIR", help="folder of the run (default: a new one in runs/)"),
+    "--resume": dict(action="store_true", help="go on with the run in --out; its settings need not be repeated, its --data must"),
+    "--allow-shared": dict(action="store_true", help="train though a test set shares a patient or an image with the training")}
 
 # %% ../nbs/13_cli.ipynb #13-cli-020
 DOWNLOAD_OPTIONS = {
     "name": dict(metavar="NAME", nargs="?", help="a data set, 'open' (enough to begin with), or an address, also on Google Drive"),
     "--to": dict(metavar="DIR", default="data", help="folder for the data sets (default: data)"),
-    "--list": dict(action="store_true", help="say which data sets there are"),
     "--size": dict(type=int, metavar="S", help="pixels of pneumoniamnist: 28, 64, 128 or 224 (default)"),
     "--images": dict(metavar="FILE", help="of nih only the images that FILE names, one a line"),
-    "--keep": dict(action="store_true", help="keep the archives"),
-}
+    "--list": dict(action="store_true", help="say which sets there are"), "--keep": dict(action="store_true", help="keep the archives")}
 
 # %% ../nbs/13_cli.ipynb #13-cli-021
 AUDIT_OPTIONS = {
     "folder": dict(metavar="DIR", help="any folder with X-rays, however it is laid out"),
     "--html": dict(metavar="FILE", help="write the report as a page with thumbnails"),
     "--json": dict(metavar="FILE", help="write the report for programs, with checksums of all files"),
-    "--strict": dict(action="store_true", help="exit with 1 for warnings, too, not only for serious findings"),
-}
+    "--strict": dict(action="store_true", help="exit with 1 for warnings, too, not only for serious findings")}
 
 # %% ../nbs/13_cli.ipynb #13-cli-022
 BENCH_OPTIONS = {
     "part": dict(metavar="PART", nargs="?", default="step", help="step (default), data, augment, explain or all"),
     "--size": dict(type=int, metavar="S", default=256, help="side of the images in pixels, a multiple of 16, at least 32 (default: 256)"),
     "--batch": dict(type=int, metavar="N", default=10, help="images a step of each stream (default: 10)"),
-    "--device": TRAIN_OPTIONS["device"],
+    "--device": TRAIN_OPTIONS["--device"],
     "--preset": dict(metavar="NAME", default="released", help="released (default: the plain step's), corrected, robust or paper"),
     "--amp": dict(metavar="NAME", default="no", help="mixed precision: no (default), bf16 or fp16"),
     "--rounds": dict(type=int, metavar="N", default=5, help="times that each program is measured, in turns (default: 5)"),
-    "--json": dict(metavar="FILE", help="write what was measured, for programs"),
-}
+    "--json": dict(metavar="FILE", help="write what was measured, for programs")}
 
 # %% ../nbs/13_cli.ipynb #13-cli-023
 TABLE_OPTIONS = {
     "grid": dict(metavar="GRID", help="a TOML file that says which runs there are, or paper"),
-    "--data": TRAIN_OPTIONS["data"],
+    "--data": TRAIN_OPTIONS["--data"],
     "--out": dict(metavar="DIR", help="folder for the runs, which several tables may share (default: runs/GRID)"),
     "--jobs": dict(type=int, metavar="N", default=1, help="runs at a time on this machine, each with its share of the cores (default: 1)"),
     "--scheduler": dict(metavar="ADDRESS", help="of a dask scheduler whose workers run the table, such as tcp://node1:8786"),
     "--size": dict(type=int, metavar="S", help="side of the images in pixels, a multiple of 16, at least 32, whatever the grid says"),
     "--steps": dict(type=int, metavar="N", help="training steps, whatever the grid says"),
     "--amp": dict(metavar="NAME", help="mixed precision: no, bf16, fp16 or auto, whatever the grid says"),
-    "--device": TRAIN_OPTIONS["device"], "--allow-shared": TRAIN_OPTIONS["allow-shared"],
-    "--list": dict(action="store_true", help="say which runs there are and how far they are; run nothing"),
-}
+    "--device": TRAIN_OPTIONS["--device"], "--allow-shared": TRAIN_OPTIONS["--allow-shared"],
+    "--list": dict(action="store_true", help="say which runs there are and how far they are; run nothing")}
 
 # %% ../nbs/13_cli.ipynb #13-cli-024
 RUN = dict(metavar="RUN", help="folder of the run")
-EVALUATE_OPTIONS = {"run": RUN, "--data": TRAIN_OPTIONS["data"], "--components": TRAIN_OPTIONS["components"]}
-EXPLAIN_OPTIONS = {"run": RUN, "images": dict(metavar="IMAGE", nargs="+", help="an X-ray: PNG, JPEG, TIFF, BMP, .npy, .npz, JSRT's .img, "
-                                              "or DICOM (extra dicom)")}
+EVALUATE_OPTIONS = {"run": RUN, "--data": TRAIN_OPTIONS["--data"], "--components": TRAIN_OPTIONS["--components"]}
+EXPLAIN_OPTIONS = {
+    "run": RUN, "--out": dict(metavar="DIR", help="folder for the figures (default: explain in the run's folder)"),
+    "images": dict(metavar="IMAGE", nargs="+", help="an X-ray: PNG, JPEG, TIFF, BMP, .npy, .npz, JSRT's .img, or DICOM (extra dicom)")}
 REPORT_OPTIONS = {
     "folder": dict(metavar="DIR", help="folder of the table's runs"),
     "--data": dict(metavar="DIR", help="what they were judged on, or phantom: outlines and saliency are drawn, too"),
     "--out": dict(metavar="FILE", help="the page (default: report.html in DIR)"),
     "--against": dict(metavar="NAME", help="the method that others are compared with (default: multimix; where there is none, all pairs)"),
-    "--figures": dict(metavar="DIR", help="write each figure there, too, as a PNG"),
-}
+    "--figures": dict(metavar="DIR", help="write each figure there, too, as a PNG")}
 APP_OPTIONS = {
     "runs": dict(metavar="RUN", nargs="+", help="folder of a run, or one that holds runs"),
     "--images": dict(metavar="DIR", nargs="+", default=(), help="folders with images to look at, beside uploads"),
-    "--port": dict(type=int, metavar="N", default=8866, help="of the page (default: 8866)"),
     "--ip": dict(metavar="ADDRESS", default="127.0.0.1", help="who may connect: this machine (default), or all: 0.0.0.0, without password"),
-    "--no-browser": dict(action="store_true", help="open no browser"),
-}
-
-# %% ../nbs/13_cli.ipynb #13-cli-025
-def add_command(commands, name: str, function, text: str, options: dict) -> None:
-    "Add `multimix NAME`, which calls `function(args)`; `text` is its help, `options` what it takes."
-    parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    parser.set_defaults(function=function)
-    for option, settings in options.items():
-        parser.add_argument(option, **settings)
+    "--port": dict(type=int, metavar="N", default=8866, help="of the page (default: 8866)"),
+    "--no-browser": dict(action="store_true", help="open no browser")}
 
 # %% ../nbs/13_cli.ipynb #13-cli-027
 SHOWN = {"classification": ("accuracy", "auroc", "auprc"), "segmentation": ("dice", "hd95")}
@@ -137,12 +123,8 @@ def format_score(scores: dict, name: str) -> str:
 # %% ../nbs/13_cli.ipynb #13-cli-030
 def summary(results: dict) -> str:
     "One line a test set: domain, task, number of images, and the scores of `SHOWN` with their 95 % intervals."
-    lines = []
-    for domain in ("in_domain", "cross_domain"):
-        for task, scores in results.get(domain, {}).items():
-            shown = ", ".join(format_score(scores, name) for name in SHOWN[task])
-            lines.append(f"{domain:12s} {task:14s} n={scores['n']:<5d} {shown}")
-    return "\n".join(lines)
+    return "\n".join(f"{domain:12s} {task:14s} n={scores['n']:<5d} " + ", ".join(format_score(scores, name) for name in SHOWN[task])
+                     for domain in ("in_domain", "cross_domain") for task, scores in results.get(domain, {}).items())
 
 # %% ../nbs/13_cli.ipynb #13-cli-033
 def speaks() -> bool:
@@ -154,8 +136,7 @@ def train_command(args: argparse.Namespace) -> None:
     "`multimix train`: `run_experiment` with the options, then the summary."
     from multimix.experiments import run_experiment
 
-    settings = {name: getattr(args, name) for name in (option.replace("-", "_") for option in TRAIN_OPTIONS)}
-    results = run_experiment(**settings, progress=sys.stderr.isatty())
+    results = run_experiment(**{k: v for k, v in vars(args).items() if k != "function"}, progress=sys.stderr.isatty())
     if speaks():
         print(summary(results))
 
@@ -171,7 +152,7 @@ def explain_command(args: argparse.Namespace) -> None:
     "`multimix explain`: write one figure for each image, and print where."
     from multimix.experiments import explain_images
 
-    for path in explain_images(args.run, args.images):
+    for path in explain_images(args.run, args.images, args.out):
         print(path)
 
 # %% ../nbs/13_cli.ipynb #13-cli-036
@@ -180,23 +161,21 @@ def download_command(args: argparse.Namespace) -> None:
     from multimix.downloads import catalogue, download, read_source
 
     if args.list or args.name is None:
-        print(catalogue())
-        return
+        return print(catalogue())
     folder = download(args.name, args.to, args.size, args.images, args.keep, progress=sys.stderr.isatty())
     for place in [folder, *sorted(path.parent for path in folder.glob("*/SOURCE.json") if args.name == "open")]:
-        print(place)
-        for key, text in read_source(place).items():
-            if key in ("note", "licence", "citation"):
-                print(f"  {key}: {text}")
+        notes = [f"  {key}: {text}" for key, text in read_source(place).items() if key in ("note", "licence", "citation")]
+        print(place, *notes, sep="\n")
 
 # %% ../nbs/13_cli.ipynb #13-cli-038
 def audit_command(args: argparse.Namespace) -> int:
     "`multimix audit`: look at every file of a folder, write and print the report; 1 for a serious finding, else 0."
     from multimix.audit import audit
-    from multimix.audit_report import check_place, write_whole
+    from multimix.audit_report import InputError, check_place, write_whole
 
-    for file in filter(None, (args.html, args.json)):
-        check_place(file)
+    places = [check_place(file).resolve() for file in (args.html, args.json) if file]
+    if len(places) > len(set(places)):
+        raise InputError(f"--html and --json are both {args.json}: name two files")
     report = audit(args.folder, progress=sys.stderr.isatty())
     for file, make in ((args.html, report.to_html), (args.json, report.to_json)):
         if file:
@@ -223,8 +202,6 @@ def bench_command(args: argparse.Namespace) -> None:
 # %% ../nbs/13_cli.ipynb #13-cli-042
 def table_command(args: argparse.Namespace) -> int:
     "`multimix table`: read the grid, run it, or list it; 1 where runs failed."
-    from pathlib import Path
-
     from multimix.experiments import pick_amp, pick_device
     from multimix.grid import folder_name, read_grid
     from multimix.spread import folder_state, run_grid
@@ -235,6 +212,8 @@ def table_command(args: argparse.Namespace) -> int:
     if args.list:
         print("\n".join(f"{folder_state(out / folder_name(cell)):8s} {folder_name(cell)}" for cell in cells))
         return 0
+    if not args.scheduler:  # whose workers have devices of their own
+        pick_device(args.device)
     state = run_grid(cells, args.data, out, args.jobs, args.scheduler, device=args.device, allow_shared=args.allow_shared,
                      progress=sys.stderr.isatty())
     failed = [outcome for outcome in state.outcomes if outcome.status == "failed"]
@@ -259,8 +238,7 @@ def app_command(args: argparse.Namespace) -> int:
 
 # %% ../nbs/13_cli.ipynb #13-cli-046
 COMMANDS = {  # name: function, help, options
-    "train": (train_command, "Train, judge and write a report; phantom X-rays where no data is named.",
-              {f"--{name}": settings for name, settings in TRAIN_OPTIONS.items()}),
+    "train": (train_command, "Train, judge and write a report; phantom X-rays where no data is named.", TRAIN_OPTIONS),
     "evaluate": (evaluate_command, "Judge the weights of a run on the test sets in --data, or on phantoms.", EVALUATE_OPTIONS),
     "explain": (explain_command, "Draw what a trained network looks at in your images.", EXPLAIN_OPTIONS),
     "table": (table_command, "Run a table of runs, resumable, on one machine or on many.", TABLE_OPTIONS),
@@ -268,8 +246,7 @@ COMMANDS = {  # name: function, help, options
     "app": (app_command, "Open the explorers of a run in a browser.", APP_OPTIONS),
     "download": (download_command, "Fetch a public data set and lay it out for --data.", DOWNLOAD_OPTIONS),
     "audit": (audit_command, "Look for leaks, copies, broken files and bad masks before you train.", AUDIT_OPTIONS),
-    "bench": (bench_command, "Measure how fast a step is, and how fast it could be.", BENCH_OPTIONS),
-}
+    "bench": (bench_command, "Measure how fast a step is, and how fast it could be.", BENCH_OPTIONS)}
 
 # %% ../nbs/13_cli.ipynb #13-cli-047
 def make_parser() -> Parser:
@@ -278,12 +255,23 @@ def make_parser() -> Parser:
     parser.add_argument("--version", action="version", version=f"multimix {__version__}")
     commands = parser.add_subparsers(required=True, metavar="|".join(COMMANDS), parser_class=Parser)
     for name, (function, text, options) in COMMANDS.items():
-        add_command(commands, name, function, text, options)
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(function=function)
+        for option, settings in options.items():
+            command.add_argument(option, **settings)
     return parser
 
 # %% ../nbs/13_cli.ipynb #13-cli-052
+def lacks_memory(error: Exception) -> bool:
+    "Whether memory ran out: NumPy raises a MemoryError then, torch a RuntimeError that says so."
+    said = ("can't allocate memory", "out of memory", "not enough memory")
+    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
 def error_text(error: Exception) -> str:
     "What went wrong in one line: of an error of the operating system, the file and the reason."
+    if lacks_memory(error):
+        return "not enough memory: take a smaller --size or --batch, or a larger machine"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())
@@ -301,22 +289,34 @@ def stopped_text(words: list[str], args: argparse.Namespace, folder: str | None 
 
 # %% ../nbs/13_cli.ipynb #13-cli-057
 def run_command(args: argparse.Namespace) -> int:
-    "Call the command's function; 2 and one line on stderr for input that can't be used, else what the function returns, or 0."
+    "Call the command's function; 2 and one line on stderr for what can't be done, 141 for a broken pipe, else what it returns, or 0."
     from multimix.images import InputError
 
     try:
-        return args.function(args) or 0
-    except (InputError, OSError) as error:
+        code = args.function(args) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # who read the output has gone; what is still to be flushed goes nowhere, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if not isinstance(error, (InputError, OSError)) and not lacks_memory(error):
+            raise
         print(f"multimix: error: {error_text(error)}", file=sys.stderr)
         return 2
 
+# %% ../nbs/13_cli.ipynb #13-cli-057b
+def open_streams() -> None:
+    "Give stdout and stderr an end where they are closed, and have them write a letter that they lack as its code."
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
+    for stream in (sys.stdout, sys.stderr):
+        getattr(stream, "reconfigure", dict)(errors="backslashreplace")  # a notebook's streams lack nothing
+
 # %% ../nbs/13_cli.ipynb #13-cli-058
 def main(argv: list[str] | None = None) -> int:
-    """The `multimix` command. Returns the exit code: 0, 1 for serious findings of `audit` or failed runs of `table`, 2 for bad input,
-    130 when stopped by Ctrl-C.
-
-    `argv` None means the terminal's words.
-    """
+    """The `multimix` command with the words `argv`; None: the terminal's. Returns the exit code: 0, 1 for serious findings of `audit` or
+    failed runs of `table`, 2 for bad input, 130 when stopped by Ctrl-C, 141 where nobody reads the output any more."""
+    open_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     args = make_parser().parse_args(words)
     try:

@@ -132,7 +132,8 @@ def read_facts(folder: str | Path, path: str, role: str = "image") -> Facts:
         facts.pixels = sha256(str(image.shape).encode() + np.round(image * 65535).astype("<u2").tobytes()).hexdigest()
         (_measure_mask if role == "mask" else _measure_image)(facts, image)
     except Exception as error:  # a damaged file is a finding
-        reason = " ".join(str(error).split()).removeprefix(f"{whole}: ") or type(error).__name__
+        reason = "this folder can't be read" if os.path.isdir(whole) else " ".join(str(error).split())
+        reason = reason.removeprefix(f"{whole}: ") or type(error).__name__
         facts.problem = hide(reason, facts.tags["words"] if facts.tags else set())
     return facts
 

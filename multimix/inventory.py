@@ -42,7 +42,9 @@ NO_IMAGE = TABLES | {".txt", ".json", ".xml", ".md", ".html", ".pdf", ".zip", ".
 
 
 def is_image(path: str) -> bool:
-    "Whether a file is meant to be an image: by its suffix, or by its first bytes where the suffix says nothing."
+    "Whether a file is meant to be an image: by its suffix, or by its first bytes where the suffix says nothing. A pipe is none."
+    if os.path.exists(path) and not os.path.isfile(path):
+        return False
     suffix = os.path.splitext(path)[1].lower()
     if suffix in SUFFIXES or suffix in NO_IMAGE or os.path.basename(path).upper() == "DICOMDIR":
         return suffix in SUFFIXES
@@ -54,10 +56,10 @@ def is_image(path: str) -> bool:
     return start.startswith(MAGIC) or is_dicom(start)
 
 # %% ../nbs/00q_inventory.ipynb #00q-inventor-013
-def _walk(folder: str | Path):
-    "Every file below a folder that is not hidden; links to folders are followed, each folder once."
+def _walk(folder: str | Path, closed: list[str]):
+    "Every file below a folder that is not hidden; links to folders are followed, each folder once. Those that can't be read: `closed`."
     visited = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(error.filename), followlinks=True):
         if os.path.realpath(place) in visited:  # a link beside its target
             folders.clear()
             continue
@@ -68,23 +70,25 @@ def _walk(folder: str | Path):
 # %% ../nbs/00q_inventory.ipynb #00q-inventor-014
 def list_files(folder: str | Path) -> tuple[list[str], list[str], Counter]:
     """All images below a folder, all tables, and how many other files there are by suffix; paths relative, sorted, with forward slashes.
+    A folder that can't be read stands among the images, for whoever reads those to report it.
 
-    Raises `InputError` for a folder that is missing, that is a file, or that holds no image.
+    Raises `InputError` for a folder that is missing, that is a file, that can't be read, or that holds no image.
     """
     if not os.path.isdir(folder):
         raise InputError(f"{folder}: " + ("is a file; name the folder around it" if os.path.exists(folder) else "no such folder"))
-    images, tables, others = [], [], Counter()
-    for path in _walk(folder):
+    images, tables, others, closed = [], [], Counter(), []
+    for path in _walk(folder, closed):
         suffix, below = os.path.splitext(path)[1].lower(), Path(os.path.relpath(path, folder)).as_posix()
         if is_image(path):
             images.append(below)
-        elif suffix in TABLES:
+        elif suffix in TABLES and os.path.isfile(path):
             tables.append(below)
         else:
             others[suffix or "no suffix"] += 1
     if not images:
-        raise InputError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))} or DICOM), not even in a folder below")
-    return sorted(images), sorted(tables), others
+        raise InputError(f"{closed[0]}: this folder can't be read" if closed else
+                         f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))} or DICOM), not even in a folder below")
+    return sorted(images + [Path(os.path.relpath(path, folder)).as_posix() for path in closed]), sorted(tables), others
 
 # %% ../nbs/00q_inventory.ipynb #00q-inventor-017
 SPLIT = re.compile(r"(?:stage_?\d+_)?(train|test|val|dev|fold)(?:ing|id|idation)?[-_ ]?(\d*)[-_ ]?(?:set|data|images?|imgs?)?", re.I)

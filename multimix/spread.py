@@ -20,11 +20,12 @@ from uuid import uuid4
 
 from . import __version__
 from .audit_report import write_whole
-from .claims import FILE, Claim, claimed, follow, is_held
+from .claims import FILE, Claim, claimed, follow, is_held, tell_waiting
 from .experiments import load_data, run_experiment
 from .grid import folder_name, unread, work
 from .images import InputError
 from .methods import Config
+from .table_runs import read_object
 from .training import data_checksum
 
 ONE = Lock()  # a process trains one network at a time, however many threads an engine gives it
@@ -104,7 +105,7 @@ def begin(cells: list[Config], out: Path, workers: int = 1) -> Progress:
     for cell in cells:
         if (file := Path(out) / folder_name(cell) / "results.json").exists():
             state.left.discard(cell)
-            state.measured.setdefault(cell.method, []).append((work(cell), json.loads(file.read_text())["seconds"]))
+            state.measured.setdefault(cell.method, []).append((work(cell), read_object(file, "seconds")["seconds"]))
     return state
 
 
@@ -187,6 +188,7 @@ def run_rounds(cells: list[Config], make, out: Path, state: Progress, show, **en
     while left := [cell for cell in cells if cell in state.left]:
         free = [cell for cell in left if not is_held(out / folder_name(cell))]
         if not free:
+            tell_waiting(out / folder_name(left[0]))
             sleep(2)
             continue
         ready = [cell for cell in free if cell not in suspects] or free
@@ -249,7 +251,7 @@ def mark_data(out: Path, data, found: dict[str, int]) -> None:
     "Note beside the cells which data they are of, with what `check_data` `found`; InputError where they are of others."
     name = str(Path(data).resolve()) if isinstance(data, (str, os.PathLike)) else "phantoms" if data is None else "given"
     file = Path(out) / "table.json"
-    kept = json.loads(file.read_text()) if file.exists() else {"data": name}
+    kept = read_object(file, "data") if file.exists() else {"data": name}
     if kept["data"] != name:
         raise InputError(f"{out} holds runs on {kept['data']}, not on {name}: choose another --out (or delete {file})")
     then = kept.setdefault("checksums", {})
@@ -296,8 +298,7 @@ def flatten(value: dict, name: str = "") -> dict:
 # %% ../nbs/08e_spread.ipynb #08e-spread-034a
 def read_row(folder: Path) -> dict:
     "The row of a finished run."
-    config = Config(**json.loads((folder / "config.json").read_text()))
-    results = json.loads((folder / "results.json").read_text())
+    config, results = Config(**read_object(folder / "config.json")), read_object(folder / "results.json")
     kept = {k: None if k in unread(config.method) else v for k, v in asdict(config).items()}
     return {"run": folder.name, **kept, **flatten({k: v for k, v in results.items() if k not in kept})}
 

@@ -636,7 +636,7 @@ def test_the_command_prints_writes_and_returns_codes(clean, folder, tmp_path, ca
 @pytest.mark.parametrize("words, said", [
     (["nowhere"], "nowhere: no such folder"), (["file.txt"], "file.txt: is a file; name the folder around it"),
     (["empty"], "empty: holds no image"), (["xrays", "--html", "no/report.html"], "no/report.html: no folder no; make it first"),
-    (["xrays", "--json", "empty"], "empty: is a folder"),
+    (["xrays", "--json", "empty"], "empty: is a folder"), (["xrays", "--html", "f", "--json", "xrays/../f"], "--html and --json are both"),
     ([], "the following arguments are required: DIR"), (["xrays", "--htm", "x.html"], "unrecognized arguments")])
 def test_bad_requests_are_one_line_and_code_2(words, said, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

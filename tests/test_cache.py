@@ -1,4 +1,5 @@
 """The cache: what the notebook does not show, above all broken files and broken runs."""
+import json
 import os
 import signal
 import subprocess
@@ -105,7 +106,7 @@ def test_a_build_that_fails_at_its_end_shows_nothing_and_is_gone_on_with(tmp_pat
 def test_a_disk_that_is_too_small_is_told_before_anything_is_read(tmp_path, files, monkeypatch):
     monkeypatch.setattr(cache_module.shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
     monkeypatch.setattr(cache_module, "thumbnail", lambda *a: pytest.fail("decoded"))
-    with pytest.raises(InputError, match="needs 0.0 GB.*MULTIMIX_CACHE"):
+    with pytest.raises(InputError, match="needs 0.01 MB and 0.00 MB are free.*MULTIMIX_CACHE"):
         cache_images(files, 32, tmp_path / "cache", progress=False)
 
 
@@ -245,6 +246,27 @@ def test_a_file_that_was_out_of_reach_is_read_later(tmp_path):
     assert not bad and images[:, 0, 0].tolist() == list(range(1, 41)) and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("note", ["", "[4, 19", "null", "5", "[[4]]", "[4, 99]", '["4"]'])
+def test_a_damaged_note_of_what_cannot_be_read_is_made_again(tmp_path, note):
+    def read(row):
+        if row == 5 and away:
+            raise InputError("5: away")
+        return np.full((4, 4), row, np.uint8)
+
+    def build():
+        return cache_rows(range(1, 41), read, (4, 4), "rows.npy", tmp_path, progress=False)
+
+    away = True
+    build()
+    (file,) = tmp_path.glob("*.bad.json")
+    file.write_text(note)
+    assert build()[1] == {4: "5: away"} and json.loads(file.read_text()) == [4]
+    file.write_text(note)
+    away = False
+    images, bad = build()
+    assert not bad and images[4].min() == 5 and not file.exists()
+
+
 def test_no_files_make_an_empty_cache(tmp_path):
     assert cache_images([], 32, tmp_path).shape == (0, 32, 32)
 
@@ -259,6 +281,18 @@ def test_the_default_folder_comes_from_the_environment(tmp_path, files, monkeypa
     monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "elsewhere"))
     cache_images(files, 32, progress=False)
     assert len(list((tmp_path / "elsewhere").iterdir())) == 1
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(tmp_path, files, monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cache_module.Path, "home", home)
+    monkeypatch.delenv("MULTIMIX_CACHE", raising=False)
+    with pytest.raises(InputError, match="set MULTIMIX_CACHE to a folder"):
+        cache_images(files, 32, progress=False)
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "named"))
+    assert len(cache_images(files, 32, progress=False)) == len(cache_images(files, 32, tmp_path / "other", progress=False))
 
 
 def test_processes_that_build_the_same_cache_do_not_clash(tmp_path, files):

@@ -230,6 +230,50 @@ def test_method_that_needs_masks_is_refused_where_there_are_none_to_train_on(run
     assert not (tmp_path / "run").exists()
 
 
+# the machine is too small, or nobody listens
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError("Unable to allocate 2.33 TiB for an array with shape (64, 100000, 100000)"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes\n(12)"),
+    torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+], ids=lambda error: type(error).__name__)
+def test_too_little_memory_is_one_line(monkeypatch, capsys, error):
+    monkeypatch.setattr("multimix.experiments.run_experiment", lambda **settings: (_ for _ in ()).throw(error))
+    code = main(["train"])
+    assert_refused(subprocess.CompletedProcess([], code, *capsys.readouterr()), "not enough memory", "--size", "--batch")
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("multimix.experiments.run_experiment", lambda **settings: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["train"])
+
+
+def played_command(tmp_path, redirected: str, environment: dict) -> subprocess.CompletedProcess:
+    "Run `multimix evaluate run`, which looks at stderr and prints a long line of a Greek letter, with a shell's redirection."
+    (tmp_path / "played.py").write_text("import sys\nfrom multimix import cli, experiments\ncli.summary = lambda results: results\n"
+                                        "experiments.evaluate_run = lambda run, **more: sys.stderr.isatty() or 'α' * 100_000\n"
+                                        "sys.exit(cli.main(['evaluate', 'run']))\n", encoding="utf-8")
+    line = f"{shlex.quote(sys.executable)} played.py {redirected}"
+    words = ["bash", "-o", "pipefail", "-c", line]
+    return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="a shell's pipes")
+@pytest.mark.parametrize("redirected", ["| true", "| head -c 2 >&2"])
+def test_a_reader_that_goes_early_is_no_error(tmp_path, environment, redirected):
+    done = played_command(tmp_path, redirected, environment | {"PYTHONIOENCODING": "utf-8"})
+    assert done.returncode == 141 and len(done.stderr) <= 1
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="a shell's redirections")
+@pytest.mark.parametrize("redirected, letters", [("", 100_000), ("2>&-", 100_000), (">&-", 0), (">&- 2>&-", 0)])
+def test_closed_streams_and_other_letters_do_not_spoil_the_end(tmp_path, environment, redirected, letters):
+    done = played_command(tmp_path, redirected, environment | {"PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.count("\\u03b1") == letters
+
+
 # runs
 
 
@@ -288,6 +332,12 @@ def test_explain_writes_a_figure_for_each_image(run, finished, tmp_path, xrays):
     assert len(set(figures)) == 2
     for figure in figures:
         assert min(Image.open(figure).size) > 32
+
+
+def test_explain_writes_where_it_is_told(run, finished, tmp_path, xrays):
+    image = sorted((xrays / "montgomery/images").iterdir())[0]
+    assert run("explain", finished / "run", image, "--out", "figures").stdout.split() == [f"figures/{image.stem}.png"]
+    assert left_behind(tmp_path) == [f"figures/{image.stem}.png"]
 
 
 def test_explain_refuses_what_is_no_image(run, finished, tmp_path):

@@ -2,6 +2,7 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -346,6 +347,27 @@ def test_a_table_waits_for_a_cell_of_another_and_takes_it_over_where_that_one_di
     assert seen == [1, 0]
 
 
+@pytest.mark.parametrize("claim, said", [
+    ("{", "another process may be, whose claim.json can't be read, at work there"),
+    ('{"host": "elsewhere", "pid": 7}', "process 7 on elsewhere is at work there"),
+])
+def test_a_table_says_once_what_it_waits_for(tmp_path, played, monkeypatch, capsys, claim, said):
+    cells, naps = cells_of([0]), []
+    folder = tmp_path / folder_name(cells[0])
+    folder.mkdir()
+    (folder / FILE).write_text(claim)
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 3:
+            os.utime(folder / FILE, (0, 0))  # nobody has touched it for long
+            assert folder_state(folder) == "to do"
+
+    monkeypatch.setattr(spread, "sleep", nap)
+    assert not run_grid(cells, out=tmp_path).left and len(naps) == 3
+    assert [line for line in capsys.readouterr().err.splitlines() if "waiting" in line] == [f"waiting for {folder}: {said}"]
+
+
 def test_a_cell_that_kills_its_process_is_tried_alone_and_then_has_failed(tmp_path, played, monkeypatch):
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -412,6 +434,27 @@ def test_runs_on_other_data_and_impossible_jobs_are_refused(tmp_path, played, xr
     assert not (tmp_path / "new").exists() and begun(tmp_path) == []
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", "{}"])
+@pytest.mark.parametrize("name", ["table.json", "results.json"])
+def test_a_damaged_file_beside_the_runs_is_named(tmp_path, played, name, text):
+    run_grid(cells_of([0]), out=tmp_path)
+    file = tmp_path / name if name == "table.json" else tmp_path / folder_name(cells_of([0])[0]) / name
+    file.write_text(text)
+    with pytest.raises(InputError, match=f"{re.escape(str(file))}: is damaged"):
+        run_grid(cells_of([0]), out=tmp_path)
+    file.unlink()
+    assert not run_grid(cells_of([0]), out=tmp_path).left
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+def test_a_damaged_run_of_another_table_is_named(tmp_path, played, name):
+    run_grid(cells_of([0]), out=tmp_path)
+    file = tmp_path / folder_name(cells_of([0])[0]) / name
+    file.write_text("[]")
+    with pytest.raises(InputError, match=f"{re.escape(str(file))}: is damaged"):
+        write_runs(tmp_path)
+
+
 def test_a_table_goes_on_only_with_the_data_it_was_begun_with(tmp_path, played, xrays, monkeypatch):
     monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
     mine = shutil.copytree(xrays, tmp_path / "mine")
@@ -454,7 +497,7 @@ def test_the_command_lists_runs_and_says_what_failed(tmp_path, played, capsys):
 @pytest.mark.parametrize("words, said", [
     (["nowhere.toml"], "nowhere.toml: no such file"), (["paper", "--jobs", "0"], "jobs is 0"), (["paper", "--size", "100"], "size=100"),
     (["paper", "--data", "nowhere"], "nowhere"), (["paper", "--steps", "0"], "steps is 0"),
-    (["paper", "--amp", "double"], "double"),
+    (["paper", "--amp", "double"], "double"), (["paper", "--device", "abacus"], "abacus"),
 ])
 def test_the_command_refuses_bad_input_in_one_line(tmp_path, monkeypatch, capsys, words, said):
     monkeypatch.chdir(tmp_path)

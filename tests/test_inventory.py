@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from multimix.audit import audit
 from multimix.datasets import kermany_patient
 from multimix.images import InputError
 from multimix.inventory import Entry, is_mask, list_files, patient_of, read_tables, sort_paths, split_of
@@ -135,6 +136,38 @@ def test_links_are_followed_once(tree):
     os.symlink(root / "b", root / "a/b")
     images, *_ = list_files(root)
     assert sorted(Path(p).name for p in images) == ["1.png", "2.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+@pytest.mark.parametrize("name, suffix", [("x.png", ".png"), ("x.csv", ".csv"), ("x", "no suffix")])
+def test_a_pipe_is_no_image_and_no_table(tree, name, suffix):
+    root = tree(["a/1.png"])
+    os.mkfifo(root / "a" / name)
+    assert list_files(root) == (["a/1.png"], [], Counter({suffix: 1}))
+
+
+def close_folder(monkeypatch, folder: Path) -> None:
+    "Have the system refuse to list a folder."
+    scandir = os.scandir
+
+    def refuse(place):
+        if Path(place) == folder:
+            raise PermissionError(13, "Permission denied", str(place))
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
+def test_a_folder_that_can_not_be_listed_is_named(tree, monkeypatch):
+    root = tree(["a/1.png", "b/2.png"])
+    close_folder(monkeypatch, root / "b")
+    assert list_files(root)[0] == ["a/1.png", "b"]
+    report = audit(root)
+    assert ("unreadable", "serious") in [(f.kind, f.severity) for f in report.findings]
+    assert "b: this folder can't be read" in str(report)
+    close_folder(monkeypatch, root)
+    with pytest.raises(InputError, match="this folder can't be read"):
+        list_files(root)
 
 
 @pytest.mark.parametrize("name, said", [("nowhere", "no such folder"), ("file.png", "is a file"), ("empty", "holds no image")])
