@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SOURCES', 'PHANTOM_DEFAULTS', 'collect', 'pick_device', 'pick_amp', 'phantom_defaults', 'reuse_labeled',
-           'load_data', 'write_json', 'judge', 'new_folder', 'kept_settings', 'fit_data', 'choose_config',
-           'run_experiment', 'load_run', 'check_named', 'check_classes', 'evaluate_run', 'explain_figure',
-           'explain_one', 'explain_images', 'summarize']
+           'load_data', 'judge', 'new_folder', 'kept_settings', 'fit_data', 'choose_config', 'run_experiment',
+           'load_run', 'check_named', 'check_classes', 'evaluate_run', 'explain_images', 'summarize']
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-003
 import json
@@ -22,14 +21,15 @@ from . import __version__
 from .data import TRAIN, InputError, MultiTaskData, join
 from .datasets import load_root
 from .devices import connect, main_first, on_main
-from .evaluation import evaluate, predict
+from .evaluation import evaluate
+from .figures import save_figures
 from .images import thumbnail
-from .judging import Judged, make_validate, predict_all
+from .judging import explain_one, make_validate, predict_all
 from .methods import METHODS, PRESETS, Config, check_config, make_config, make_model
 from .phantom import phantom_data
 from .predictions import class_names, save_predictions
 from .report import report_figures, write_report
-from .training import Run, read_checkpoint, read_config, train
+from .training import Run, read_checkpoint, read_config, replacing, train
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-006
 SHOWN = {
@@ -110,13 +110,6 @@ def load_data(data: str | os.PathLike | None, config: Config, allow_shared: bool
     wanted = dict(size=config.size, seed=config.seed, balance=config.balance, **budget)
     return reuse_labeled(phantom_data(**wanted) if data is None else load_root(data, allow_shared=allow_shared, **wanted), config)
 
-# %% ../nbs/08_experiments.ipynb #08-experimen-022
-def write_json(path: Path, value: dict) -> None:
-    "Write beside and rename."
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(value, indent=1))
-    os.replace(beside, path)
-
 # %% ../nbs/08_experiments.ipynb #08-experimen-023
 def judge(run: Run, data: MultiTaskData, device: str = "cpu", folder: Path | None = None, source: str = "given") -> dict:
     """The results of a trained run on every test set; with a folder, also predictions.npz, results.json and report.html in it. `source`:
@@ -129,7 +122,8 @@ def judge(run: Run, data: MultiTaskData, device: str = "cpu", folder: Path | Non
     if folder is not None:
         save_predictions(folder, predictions, data)
         write_report(folder, results, run.history, report_figures(predictions, data, run.history))
-        write_json(folder / "results.json", results)  # last: where it is, the run is finished
+        with replacing(folder / "results.json") as beside:  # last: where it is, the run is finished
+            beside.write_text(json.dumps(results, indent=1))
     return results
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-025
@@ -248,55 +242,22 @@ def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, 
     check_classes(Path(run), tests)
     return judge(loaded, tests, device, source=SOURCES.get(type(data), "folder"))
 
-# %% ../nbs/08_experiments.ipynb #08-experimen-039
-def explain_figure(image, probs, classes, mask, heat, title: str):
-    """One row as a matplotlib Figure: the image with the lung boundary, and the attribution over it. `image` (S, S) uint8,
-    `probs` (K,) or None, `mask` (S, S) probabilities or None, `heat` (S, S) or None."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3), layout="constrained")
-    for ax, shown in zip(figure.subplots(1, 2), (None, heat)):
-        ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-        if mask is not None and shown is None and (mask > 0.5).any():
-            ax.contour(mask, [0.5], colors="red", linewidths=1)
-        if shown is not None:
-            limit = float(abs(shown).max()) or 1.0
-            ax.imshow(shown, cmap="coolwarm", vmin=-limit, vmax=limit, alpha=0.5)
-        ax.axis("off")
-    said = "" if probs is None else ": " + ", ".join(f"{c} {p:.2f}" for c, p in zip(classes, probs))
-    figure.suptitle(title + said, fontsize=9)
-    return figure
-
-# %% ../nbs/08_experiments.ipynb #08-experimen-040
-def explain_one(run: Run, image, title: str, method: str, classes: tuple[str, ...] = MultiTaskData.classes):
-    "The figure of one image, (S, S) uint8, as the run's method allows: `classes` and attribution, the lungs, or all."
-    from multimix.saliency import attribute
-
-    tasks = METHODS[run.config.method].tasks
-    probs = heat = mask = None
-    if "classification" in tasks:
-        probs = predict(Judged(run.model, run.config, "cls"), image[None], masks=False).probs[0]
-        classes = classes if len(classes) == len(probs) else tuple(map(str, range(len(probs))))
-        heat = attribute(Judged(run.model, run.config, "cls"), image[None], method=method).maps[0, 0].numpy()
-    if "segmentation" in tasks:
-        mask = predict(Judged(run.model, run.config, "seg"), image[None]).masks[0].max(0)
-    return explain_figure(image, probs, classes, mask, heat, title)
-
 # %% ../nbs/08_experiments.ipynb #08-experimen-041
 def explain_images(run: str | os.PathLike, images: list, out: str | os.PathLike | None = None,
                    method: str = "integrated_gradients") -> list[Path]:
-    "Draw what the run sees in each image file; one PNG an image in `out`, which is RUN/explain if not given. Returns their paths."
+    """Draw what the run sees in each image file; one PNG an image in `out`, which is RUN/explain if not given. Returns their paths.
+    Raises InputError for a run or an image that can't be used, and for a folder that can't be written."""
     loaded = load_run(run)
+    if not all(values.isfinite().all() for values in loaded.model.state_dict().values()):
+        raise InputError(f"{run}: some of its weights are nan or inf (did training diverge?); train it anew with a lower lr")
     pictures = [thumbnail(path, loaded.config.size) for path in images]
     folder = Path(out) if out is not None else Path(run) / "explain"
     classes = class_names(run) or MultiTaskData.classes
     figures = [explain_one(loaded, picture, Path(path).name, method, classes) for path, picture in zip(images, pictures)]
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for i, (path, figure) in enumerate(zip(images, figures)):
-        paths.append(folder / f"{Path(path).stem}{f'-{i}' if any(p.stem == Path(path).stem for p in paths) else ''}.png")
-        figure.savefig(paths[-1], dpi=120)
-    return paths
+    try:
+        return save_figures(figures, images, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written to ({error.strerror}); explain_images(..., out=DIR) writes elsewhere") from None
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-048
 def summarize(runs, by: tuple[str, ...] = ("size", "steps", "method")):

@@ -157,7 +157,7 @@ def test_explaining_calls_the_classes_by_their_names(tmp_path, monkeypatch):
     run_experiment(data, tmp_path / "run", steps=1, batch=4, unlabeled=4, progress=False, device="cpu")
     assert class_names(tmp_path / "run") == ("clear", "opaque") and class_names(tmp_path) is None
     said = []
-    monkeypatch.setattr("multimix.experiments.explain_figure", lambda image, probs, classes, *rest: said.append(classes) or plt.figure())
+    monkeypatch.setattr("multimix.judging.explain_figure", lambda image, probs, classes, *rest: said.append(classes) or plt.figure())
     Image.fromarray(data.cls_labeled.images[0]).save(tmp_path / "x.png")
     explain_images(tmp_path / "run", [tmp_path / "x.png"])
     (tmp_path / "run/predictions.npz").unlink()
@@ -290,6 +290,46 @@ def test_a_run_is_judged_only_on_the_classes_it_knows(tmp_path, monkeypatch):
     for classes in (("pneumonia", "normal"), ("normal", "mass"), ("normal", "pneumonia", "mass")):
         with pytest.raises(InputError, match=f"trained on the classes normal, pneumonia, the data have {', '.join(classes)}"):
             evaluate_run(tmp_path / "run", folders_of(tmp_path / "-".join(classes), classes, 2), device="cpu")
+
+
+def pictures_in(folder, *names):
+    "Pictures of noise in `folder`, and their paths."
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    for path in (paths := [folder / name for name in names]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, format="png")
+    return paths
+
+
+@pytest.mark.parametrize("names, drawn", [
+    (("p/a-2.png", "p/a.png", "q/a.png"), ["a-2.png", "a.png", "a-3.png"]),
+    (("p/a.png", "q/a.png", "r/a.png"), ["a.png", "a-2.png", "a-3.png"])])
+def test_no_figure_takes_the_place_of_another(run, tmp_path, names, drawn):
+    paths = explain_images(run[0], pictures_in(tmp_path, *names), tmp_path / "drawn", method="gradient")
+    assert [path.name for path in paths] == drawn and all(path.exists() for path in paths)
+
+
+def test_explaining_refuses_what_it_cant_use_or_write(run, tmp_path, monkeypatch):
+    def deny(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    [picture] = pictures_in(tmp_path, "x.png")
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InputError, match="taken: can't be written to .*out=DIR"):
+        explain_images(run[0], [picture], tmp_path / "taken", method="gradient")
+    monkeypatch.setattr(Path, "mkdir", deny)
+    with pytest.raises(InputError, match="explain: can't be written to .Permission denied.; .*out=DIR"):
+        explain_images(run[0], [picture], method="gradient")
+
+
+def test_weights_that_are_no_numbers_explain_nothing(data, tmp_path):
+    run_experiment(data, tmp_path, steps=1, batch=4, unlabeled=4, method="enc", progress=False, device="cpu")
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state["model"]["encoder.head.weight"][0, 0] = float("nan")
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(InputError, match=f"{tmp_path}: some of its weights are nan or inf"):
+        explain_images(tmp_path, pictures_in(tmp_path, "x.png"), method="gradient")
+    assert not (tmp_path / "explain").exists()
 
 
 def test_with_all_labels_the_images_without_truth_are_all_images(data):
