@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SHOWN', 'SOURCES', 'PHANTOM_DEFAULTS', 'collect', 'pick_device', 'pick_amp', 'phantom_defaults', 'reuse_labeled',
            'load_data', 'judge', 'new_folder', 'kept_settings', 'fit_data', 'choose_config', 'run_experiment',
-           'load_run', 'check_named', 'check_classes', 'evaluate_run', 'explain_images', 'summarize']
+           'checked_config', 'restore', 'load_run', 'check_named', 'check_classes', 'evaluate_run', 'explain_images',
+           'summarize']
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-003
 import json
@@ -23,7 +24,7 @@ from .datasets import load_root
 from .devices import connect, main_first, on_main
 from .evaluation import evaluate
 from .figures import save_figures
-from .images import thumbnail
+from .images import check_size, thumbnail
 from .judging import explain_one, make_validate, predict_all
 from .methods import METHODS, PRESETS, Config, check_config, make_config, make_model
 from .phantom import phantom_data
@@ -191,19 +192,40 @@ def run_experiment(
         raise KeyboardInterrupt(str(folder)) from None  # for whoever says how to go on
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-035
+def checked_config(folder: Path) -> Config:
+    "The config of the run in `folder`. InputError naming its config.json where that can't be read, or says what can't be."
+    config = read_config(folder)
+    try:
+        check_size(config.size)
+        return check_config(config)
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from None
+
+
+def restore(config: Config, state: dict, file: Path):
+    "The network with the weights that were read from `file`. InputError where they are those of another than `config` says."
+    try:
+        weights = {k.removeprefix("module."): v for k, v in state.get("average", state["model"]).items() if k != "n_averaged"}
+        model = make_model(config, len(weights["encoder.head.weight"]), len(weights.get("decoder.head.weight", [0])))
+        model.load_state_dict(weights)
+    except (AttributeError, KeyError, TypeError, RuntimeError):
+        raise InputError(f"{file} holds other weights than those of the network in config.json: put the right file there") from None
+    return model
+
+# %% ../nbs/08_experiments.ipynb #08-experimen-035a
 def load_run(folder: str | os.PathLike, which: str = "last") -> Run:
-    "A run from its folder: the weights it was judged by ('last'; warns before the last step) or the best validation's ('best'). CPU, eval."
+    """A run from its folder: the weights it was judged by ('last'; warns before the last step) or the best validation's ('best'). CPU,
+    eval. Raises InputError where the folder holds no run, or files that can't be read or don't fit each other."""
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: name the run's folder" + f", {folder.parent}" * (folder.parent / "config.json").exists())
     file = folder / f"{which}.pt"
     if not file.exists():
         raise InputError(f"{folder} holds no finished run (no {file.name}): train one there first")
-    config, state = read_config(folder), read_checkpoint(file)
+    config, state = checked_config(folder), read_checkpoint(file)
+    model = restore(config, state, file)
     if which == "last" and state["step"] < config.steps:
         warn(f"{folder} is not finished: these are its weights after step {state['step']} of {config.steps}", stacklevel=2)
-    weights = {k.removeprefix("module."): v for k, v in state.get("average", state["model"]).items() if k != "n_averaged"}
-    shape = {"num_classes": len(weights["encoder.head.weight"]), "mask_channels": len(weights.get("decoder.head.weight", [0]))}
-    model = make_model(config, **shape)
-    model.load_state_dict(weights)
     return Run(model.eval(), config, state.get("history", []), state.get("seconds", 0.0), 0.0)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-036
@@ -213,7 +235,7 @@ def check_named(folder: Path, data) -> None:
         return
     try:
         source = json.loads((folder / "results.json").read_text()).get("data", "phantom")  # older runs do not say
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         source = None
     if source != "phantom":
         raise InputError(f"{folder}: was not trained on phantoms, or not to its end; name the data to judge it on (--data DIR)")
@@ -227,11 +249,12 @@ def check_classes(folder: Path, data: MultiTaskData) -> None:
         raise InputError(f"{folder}: was trained on the classes {', '.join(trained)}, the data have {', '.join(judged)}: name and order "
                          "them alike in roles.json (the order of the folders, or 'classes' of a table)")
 
-
+# %% ../nbs/08_experiments.ipynb #08-experimen-036c
 def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, which: str = "last", device: str = "auto",
                  components: int | None = None) -> dict:
     """Judge a finished run again, on `data`, which only a run trained on phantoms can do without: the results, as in results.json. Writes
-    nothing. `components`: how many connected parts a mask keeps, the largest (0 = all); None as the run's config says."""
+    nothing. `components`: how many connected parts a mask keeps, the largest (0 = all); None as the run's config says. InputError where
+    `data` has other classes, or no test image for any task of the run."""
     check_named(Path(run), data)
     loaded, device = load_run(run, which), pick_device(device)
     loaded.model.to(device)
@@ -240,7 +263,11 @@ def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, 
     every = replace(loaded.config, labels="all", masks="all")  # judging draws no budget, and a shared split was refused or allowed before
     tests = load_data(data, every, allow_shared=True)
     check_classes(Path(run), tests)
-    return judge(loaded, tests, device, source=SOURCES.get(type(data), "folder"))
+    results = judge(loaded, tests, device, source=SOURCES.get(type(data), "folder"))
+    if not results["in_domain"] and not results["cross_domain"]:
+        truth = " or ".join({"classification": "a class", "segmentation": "a mask"}[task] for task in METHODS[loaded.config.method].tasks)
+        raise InputError(f"{data}: holds no test images with {truth}, by which {run} could be judged (its results.json stays as it was)")
+    return results
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-041
 def explain_images(run: str | os.PathLike, images: list, out: str | os.PathLike | None = None,

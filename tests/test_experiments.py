@@ -142,9 +142,10 @@ def test_a_run_on_other_data_is_not_judged_on_phantoms_by_mistake(tmp_path):
     assert first["data"] == "given"
     with pytest.raises(InputError, match="run: was not trained on phantoms, or not to its end; name the data"):
         evaluate_run(tmp_path / "run", device="cpu")
-    (tmp_path / "run/results.json").write_text("{")
-    with pytest.raises(InputError, match="name the data"):
-        evaluate_run(tmp_path / "run", device="cpu")
+    for damaged in ("{", "[]"):
+        (tmp_path / "run/results.json").write_text(damaged)
+        with pytest.raises(InputError, match="name the data"):
+            evaluate_run(tmp_path / "run", device="cpu")
     (tmp_path / "run/results.json").unlink()
     with pytest.raises(InputError, match="name the data"):
         evaluate_run(tmp_path / "run", device="cpu")
@@ -292,6 +293,17 @@ def test_a_run_is_judged_only_on_the_classes_it_knows(tmp_path, monkeypatch):
             evaluate_run(tmp_path / "run", folders_of(tmp_path / "-".join(classes), classes, 2), device="cpu")
 
 
+@pytest.mark.parametrize("method, said", [("unet", "a mask"), ("multimix", "a class or a mask")])
+def test_data_without_a_test_image_for_the_run_are_refused(method, said, data, tmp_path, monkeypatch):
+    run_experiment(data, tmp_path / "run", method=method, progress=False, device="cpu", **TINY)
+    before = (tmp_path / "run/results.json").read_bytes()
+    tests = {"in_domain": {"classification": data.tests["in_domain"]["classification"]}} if method == "unet" else {}
+    monkeypatch.setattr(experiments, "load_data", lambda *args, **kwargs: replace(data, tests=tests))
+    with pytest.raises(InputError, match=f"xrays: holds no test images with {said}, by which .*run could be judged"):
+        evaluate_run(tmp_path / "run", "xrays", device="cpu")
+    assert (tmp_path / "run/results.json").read_bytes() == before
+
+
 def pictures_in(folder, *names):
     "Pictures of noise in `folder`, and their paths."
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
@@ -314,6 +326,8 @@ def test_explaining_refuses_what_it_cant_use_or_write(run, tmp_path, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     [picture] = pictures_in(tmp_path, "x.png")
+    with pytest.raises(InputError, match=f"last.pt is a file: name the run's folder, {run[0]}$"):
+        explain_images(run[0] / "last.pt", [picture])
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(InputError, match="taken: can't be written to .*out=DIR"):
         explain_images(run[0], [picture], tmp_path / "taken", method="gradient")
@@ -361,6 +375,17 @@ def test_a_damaged_run_is_named(data, tmp_path, name, content, said):
     for again in (load_run, lambda folder: run_experiment(data, folder, resume=True, progress=False, device="cpu")):
         with pytest.raises(InputError, match=said):
             again(tmp_path)
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(method="unknown"), "config.json.*method 'unknown' is unknown"), (dict(size="big"), "config.json.*size.*'big'"),
+    (dict(width=8), "last.pt holds other weights"), (dict(method="unet"), "last.pt holds other weights")])
+def test_a_run_whose_settings_are_not_those_of_its_weights_is_not_loaded(data, tmp_path, change, said):
+    run_experiment(data, tmp_path, steps=1, batch=4, unlabeled=4, method="enc", progress=False, device="cpu")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=said):
+        load_run(tmp_path)
 
 
 def test_where_the_validation_has_one_class_the_accuracy_chooses(data):
