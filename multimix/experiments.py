@@ -62,13 +62,14 @@ def collect(out: str | os.PathLike):
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-011
 def pick_device(name: str = "auto") -> str:
-    "'auto' is 'cuda' where there is one, else 'cpu'. Raises InputError for a device that torch can't reach."
+    "'auto' is 'cuda' where there is one, else 'cpu'. Raises InputError for a device that torch can't compute on."
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} can't be used here ({str(error).splitlines()[0]}): try auto or cpu") from None
+        torch.zeros(1, device=name).add(1).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        said = str(error).partition("\n")[0].split(". ")[0][:200]  # some devices get pages
+        raise InputError(f"device {name!r} can't be used here ({said}): try auto or cpu") from None
     return name
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-012b

@@ -359,6 +359,13 @@ def test_device_auto_is_always_there():
     assert pick_device("auto") in ("cpu", "cuda") and pick_device("cpu") == "cpu"
 
 
+@pytest.mark.parametrize("name", ["hpu", "privateuseone", "meta", "vulkan", "fpga", "cuda:99", "gpu"])
+def test_a_device_that_cant_be_computed_on_is_refused_in_a_line(name):
+    with pytest.raises(InputError, match=f"device '{name}' can't be used here .*: try auto or cpu") as found:
+        pick_device(name)
+    assert len(str(found.value)) < 280 and "\n" not in str(found.value)
+
+
 @pytest.mark.parametrize("asked", [dict(labels=4), dict(masks=2)])
 def test_a_budget_that_data_made_ready_do_not_have_is_refused(data, tmp_path, asked):
     with pytest.raises(InputError, match=f"{next(iter(asked))} .: the data made ready has .; leave"):
