@@ -30,7 +30,7 @@ from .methods import METHODS, PRESETS, Config, check_config, make_config, make_m
 from .phantom import phantom_data
 from .predictions import class_names, save_predictions
 from .report import report_figures, write_report
-from .training import Run, read_checkpoint, read_config, replacing, train
+from .training import Run, check_folder, read_checkpoint, read_config, replacing, train
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-006
 SHOWN = {
@@ -160,15 +160,22 @@ def fit_data(given: dict, data: MultiTaskData) -> dict:
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-027
 def choose_config(given: dict, data, out: str | os.PathLike | None, resume: bool) -> Config:
-    "The config of a new run from what was `given` (None = not given), or that of the run in `out` for a resume."
+    "The config of a new run from what was `given` (None = not given), or that of the run in `out`, for a resume; InputError if they clash."
+    if out == "":
+        raise InputError("out is empty: name a folder for the run (--out DIR), or leave it out")
     if resume and out is None:
         raise InputError("resume: name the folder of the run to go on with (--out DIR)")
     given = {k: v for k, v in given.items() if v is not None}
     if resume:
-        return make_config(**kept_settings(Path(out), given))
-    if isinstance(data, MultiTaskData):
+        given = kept_settings(Path(out), given)
+    elif isinstance(data, MultiTaskData):
         given = fit_data(given, data)
-    return make_config(**(phantom_defaults(given.get("preset")) | given if data is None else given))
+    elif data is None:
+        given = phantom_defaults(given.get("preset")) | given
+    config = make_config(**given)
+    if out is not None:
+        check_folder(Path(out), config, resume)  # before all images are read
+    return config
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-028
 def run_experiment(

@@ -224,6 +224,15 @@ def test_a_used_folder_and_a_resume_with_other_settings_are_refused(run, data, t
     assert (folder / "last.pt").read_bytes() == before
 
 
+def test_a_folder_for_the_run_that_wont_do_is_refused_before_the_data_are_read(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "load_data", lambda *args: pytest.fail("the data were read"))
+    monkeypatch.chdir(tmp_path)
+    for out, said in (("", "out is empty: name a folder"), (run[0], "already holds a run")):
+        with pytest.raises(InputError, match=said):
+            run_experiment(tmp_path, out=out, progress=False, device="cpu", **TINY)
+    assert not list(tmp_path.iterdir())
+
+
 def test_resuming_a_finished_run_judges_it_again_without_a_step(run, data):
     folder, results = run
     again = run_experiment(data, out=folder, resume=True, progress=False, device="cpu")
