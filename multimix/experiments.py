@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SHOWN', 'SOURCES', 'PHANTOM_DEFAULTS', 'collect', 'pick_device', 'pick_amp', 'phantom_defaults', 'reuse_labeled',
-           'load_data', 'write_json', 'judge', 'new_folder', 'kept_settings', 'fit_data', 'choose_config',
-           'run_experiment', 'load_run', 'check_named', 'check_classes', 'evaluate_run', 'explain_figure',
-           'explain_one', 'explain_images', 'summarize']
+           'load_data', 'judge', 'new_folder', 'kept_settings', 'fit_data', 'choose_config', 'run_experiment',
+           'checked_config', 'restore', 'load_run', 'check_named', 'check_classes', 'evaluate_run', 'explain_images',
+           'summarize']
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-003
 import json
@@ -22,14 +22,15 @@ from . import __version__
 from .data import TRAIN, InputError, MultiTaskData, join
 from .datasets import load_root
 from .devices import connect, main_first, on_main
-from .evaluation import evaluate, predict
-from .images import thumbnail
-from .judging import Judged, make_validate, predict_all
+from .evaluation import evaluate
+from .figures import save_figures
+from .images import check_size, thumbnail
+from .judging import explain_one, make_validate, predict_all
 from .methods import METHODS, PRESETS, Config, check_config, make_config, make_model
 from .phantom import phantom_data
 from .predictions import class_names, save_predictions
 from .report import report_figures, write_report
-from .training import Run, read_checkpoint, read_config, train
+from .training import Run, check_folder, read_checkpoint, read_config, replacing, train
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-006
 SHOWN = {
@@ -61,13 +62,14 @@ def collect(out: str | os.PathLike):
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-011
 def pick_device(name: str = "auto") -> str:
-    "'auto' is 'cuda' where there is one, else 'cpu'. Raises InputError for a device that torch can't reach."
+    "'auto' is 'cuda' where there is one, else 'cpu'. Raises InputError for a device that torch can't compute on."
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} can't be used here ({str(error).splitlines()[0]}): try auto or cpu") from None
+        torch.zeros(1, device=name).add(1).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
+        said = str(error).partition("\n")[0].split(". ")[0][:200]  # some devices get pages
+        raise InputError(f"device {name!r} can't be used here ({said}): try auto or cpu") from None
     return name
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-012b
@@ -110,13 +112,6 @@ def load_data(data: str | os.PathLike | None, config: Config, allow_shared: bool
     wanted = dict(size=config.size, seed=config.seed, balance=config.balance, **budget)
     return reuse_labeled(phantom_data(**wanted) if data is None else load_root(data, allow_shared=allow_shared, **wanted), config)
 
-# %% ../nbs/08_experiments.ipynb #08-experimen-022
-def write_json(path: Path, value: dict) -> None:
-    "Write beside and rename."
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(value, indent=1))
-    os.replace(beside, path)
-
 # %% ../nbs/08_experiments.ipynb #08-experimen-023
 def judge(run: Run, data: MultiTaskData, device: str = "cpu", folder: Path | None = None, source: str = "given") -> dict:
     """The results of a trained run on every test set; with a folder, also predictions.npz, results.json and report.html in it. `source`:
@@ -129,7 +124,8 @@ def judge(run: Run, data: MultiTaskData, device: str = "cpu", folder: Path | Non
     if folder is not None:
         save_predictions(folder, predictions, data)
         write_report(folder, results, run.history, report_figures(predictions, data, run.history))
-        write_json(folder / "results.json", results)  # last: where it is, the run is finished
+        with replacing(folder / "results.json") as beside:  # last: where it is, the run is finished
+            beside.write_text(json.dumps(results, indent=1))
     return results
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-025
@@ -164,15 +160,22 @@ def fit_data(given: dict, data: MultiTaskData) -> dict:
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-027
 def choose_config(given: dict, data, out: str | os.PathLike | None, resume: bool) -> Config:
-    "The config of a new run from what was `given` (None = not given), or that of the run in `out` for a resume."
+    "The config of a new run from what was `given` (None = not given), or that of the run in `out`, for a resume; InputError if they clash."
+    if out == "":
+        raise InputError("out is empty: name a folder for the run (--out DIR), or leave it out")
     if resume and out is None:
         raise InputError("resume: name the folder of the run to go on with (--out DIR)")
     given = {k: v for k, v in given.items() if v is not None}
     if resume:
-        return make_config(**kept_settings(Path(out), given))
-    if isinstance(data, MultiTaskData):
+        given = kept_settings(Path(out), given)
+    elif isinstance(data, MultiTaskData):
         given = fit_data(given, data)
-    return make_config(**(phantom_defaults(given.get("preset")) | given if data is None else given))
+    elif data is None:
+        given = phantom_defaults(given.get("preset")) | given
+    config = make_config(**given)
+    if out is not None:
+        check_folder(Path(out), config, resume)  # before all images are read
+    return config
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-028
 def run_experiment(
@@ -197,19 +200,40 @@ def run_experiment(
         raise KeyboardInterrupt(str(folder)) from None  # for whoever says how to go on
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-035
+def checked_config(folder: Path) -> Config:
+    "The config of the run in `folder`. InputError naming its config.json where that can't be read, or says what can't be."
+    config = read_config(folder)
+    try:
+        check_size(config.size)
+        return check_config(config)
+    except InputError as error:
+        raise InputError(f"{folder / 'config.json'}: {error}") from None
+
+
+def restore(config: Config, state: dict, file: Path):
+    "The network with the weights that were read from `file`. InputError where they are those of another than `config` says."
+    try:
+        weights = {k.removeprefix("module."): v for k, v in state.get("average", state["model"]).items() if k != "n_averaged"}
+        model = make_model(config, len(weights["encoder.head.weight"]), len(weights.get("decoder.head.weight", [0])))
+        model.load_state_dict(weights)
+    except (AttributeError, KeyError, TypeError, RuntimeError):
+        raise InputError(f"{file} holds other weights than those of the network in config.json: put the right file there") from None
+    return model
+
+# %% ../nbs/08_experiments.ipynb #08-experimen-035a
 def load_run(folder: str | os.PathLike, which: str = "last") -> Run:
-    "A run from its folder: the weights it was judged by ('last'; warns before the last step) or the best validation's ('best'). CPU, eval."
+    """A run from its folder: the weights it was judged by ('last'; warns before the last step) or the best validation's ('best'). CPU,
+    eval. Raises InputError where the folder holds no run, or files that can't be read or don't fit each other."""
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file: name the run's folder" + f", {folder.parent}" * (folder.parent / "config.json").exists())
     file = folder / f"{which}.pt"
     if not file.exists():
         raise InputError(f"{folder} holds no finished run (no {file.name}): train one there first")
-    config, state = read_config(folder), read_checkpoint(file)
+    config, state = checked_config(folder), read_checkpoint(file)
+    model = restore(config, state, file)
     if which == "last" and state["step"] < config.steps:
         warn(f"{folder} is not finished: these are its weights after step {state['step']} of {config.steps}", stacklevel=2)
-    weights = {k.removeprefix("module."): v for k, v in state.get("average", state["model"]).items() if k != "n_averaged"}
-    shape = {"num_classes": len(weights["encoder.head.weight"]), "mask_channels": len(weights.get("decoder.head.weight", [0]))}
-    model = make_model(config, **shape)
-    model.load_state_dict(weights)
     return Run(model.eval(), config, state.get("history", []), state.get("seconds", 0.0), 0.0)
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-036
@@ -219,7 +243,7 @@ def check_named(folder: Path, data) -> None:
         return
     try:
         source = json.loads((folder / "results.json").read_text()).get("data", "phantom")  # older runs do not say
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError):
         source = None
     if source != "phantom":
         raise InputError(f"{folder}: was not trained on phantoms, or not to its end; name the data to judge it on (--data DIR)")
@@ -233,11 +257,12 @@ def check_classes(folder: Path, data: MultiTaskData) -> None:
         raise InputError(f"{folder}: was trained on the classes {', '.join(trained)}, the data have {', '.join(judged)}: name and order "
                          "them alike in roles.json (the order of the folders, or 'classes' of a table)")
 
-
+# %% ../nbs/08_experiments.ipynb #08-experimen-036c
 def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, which: str = "last", device: str = "auto",
                  components: int | None = None) -> dict:
     """Judge a finished run again, on `data`, which only a run trained on phantoms can do without: the results, as in results.json. Writes
-    nothing. `components`: how many connected parts a mask keeps, the largest (0 = all); None as the run's config says."""
+    nothing. `components`: how many connected parts a mask keeps, the largest (0 = all); None as the run's config says. InputError where
+    `data` has other classes, or no test image for any task of the run."""
     check_named(Path(run), data)
     loaded, device = load_run(run, which), pick_device(device)
     loaded.model.to(device)
@@ -246,57 +271,28 @@ def evaluate_run(run: str | os.PathLike, data: str | os.PathLike | None = None, 
     every = replace(loaded.config, labels="all", masks="all")  # judging draws no budget, and a shared split was refused or allowed before
     tests = load_data(data, every, allow_shared=True)
     check_classes(Path(run), tests)
-    return judge(loaded, tests, device, source=SOURCES.get(type(data), "folder"))
-
-# %% ../nbs/08_experiments.ipynb #08-experimen-039
-def explain_figure(image, probs, classes, mask, heat, title: str):
-    """One row as a matplotlib Figure: the image with the lung boundary, and the attribution over it. `image` (S, S) uint8,
-    `probs` (K,) or None, `mask` (S, S) probabilities or None, `heat` (S, S) or None."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 3), layout="constrained")
-    for ax, shown in zip(figure.subplots(1, 2), (None, heat)):
-        ax.imshow(image, cmap="gray", vmin=0, vmax=255)
-        if mask is not None and shown is None and (mask > 0.5).any():
-            ax.contour(mask, [0.5], colors="red", linewidths=1)
-        if shown is not None:
-            limit = float(abs(shown).max()) or 1.0
-            ax.imshow(shown, cmap="coolwarm", vmin=-limit, vmax=limit, alpha=0.5)
-        ax.axis("off")
-    said = "" if probs is None else ": " + ", ".join(f"{c} {p:.2f}" for c, p in zip(classes, probs))
-    figure.suptitle(title + said, fontsize=9)
-    return figure
-
-# %% ../nbs/08_experiments.ipynb #08-experimen-040
-def explain_one(run: Run, image, title: str, method: str, classes: tuple[str, ...] = MultiTaskData.classes):
-    "The figure of one image, (S, S) uint8, as the run's method allows: `classes` and attribution, the lungs, or all."
-    from multimix.saliency import attribute
-
-    tasks = METHODS[run.config.method].tasks
-    probs = heat = mask = None
-    if "classification" in tasks:
-        probs = predict(Judged(run.model, run.config, "cls"), image[None], masks=False).probs[0]
-        classes = classes if len(classes) == len(probs) else tuple(map(str, range(len(probs))))
-        heat = attribute(Judged(run.model, run.config, "cls"), image[None], method=method).maps[0, 0].numpy()
-    if "segmentation" in tasks:
-        mask = predict(Judged(run.model, run.config, "seg"), image[None]).masks[0].max(0)
-    return explain_figure(image, probs, classes, mask, heat, title)
+    results = judge(loaded, tests, device, source=SOURCES.get(type(data), "folder"))
+    if not results["in_domain"] and not results["cross_domain"]:
+        truth = " or ".join({"classification": "a class", "segmentation": "a mask"}[task] for task in METHODS[loaded.config.method].tasks)
+        raise InputError(f"{data}: holds no test images with {truth}, by which {run} could be judged (its results.json stays as it was)")
+    return results
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-041
 def explain_images(run: str | os.PathLike, images: list, out: str | os.PathLike | None = None,
                    method: str = "integrated_gradients") -> list[Path]:
-    "Draw what the run sees in each image file; one PNG an image in `out`, which is RUN/explain if not given. Returns their paths."
+    """Draw what the run sees in each image file; one PNG an image in `out`, which is RUN/explain if not given. Returns their paths.
+    Raises InputError for a run or an image that can't be used, and for a folder that can't be written."""
     loaded = load_run(run)
+    if not all(values.isfinite().all() for values in loaded.model.state_dict().values()):
+        raise InputError(f"{run}: some of its weights are nan or inf (did training diverge?); train it anew with a lower lr")
     pictures = [thumbnail(path, loaded.config.size) for path in images]
     folder = Path(out) if out is not None else Path(run) / "explain"
     classes = class_names(run) or MultiTaskData.classes
     figures = [explain_one(loaded, picture, Path(path).name, method, classes) for path, picture in zip(images, pictures)]
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for i, (path, figure) in enumerate(zip(images, figures)):
-        paths.append(folder / f"{Path(path).stem}{f'-{i}' if any(p.stem == Path(path).stem for p in paths) else ''}.png")
-        figure.savefig(paths[-1], dpi=120)
-    return paths
+    try:
+        return save_figures(figures, images, folder)
+    except OSError as error:
+        raise InputError(f"{folder}: can't be written to ({error.strerror}); explain_images(..., out=DIR) writes elsewhere") from None
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-048
 def summarize(runs, by: tuple[str, ...] = ("size", "steps", "method")):

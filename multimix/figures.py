@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['TRUTH', 'PREDICTION', 'COLOURS', 'SHARES', 'pretty', 'new_figure', 'boundary_figure', 'spread', 'roc_figure',
            'reliability_figure', 'confusion_figure', 'dice_figure', 'draw_agreement', 'agreement_figure',
-           'read_history', 'curves_figure']
+           'read_history', 'curves_figure', 'explain_figure', 'save_figures']
 
 # %% ../nbs/07a_figures.ipynb #07a-figures-006
 import csv
 import os
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 
@@ -248,3 +250,34 @@ def curves_figure(history) -> "Figure":
         ax.set(title=title, xlabel="step")
         ax.legend(fontsize=8, frameon=False)
     return figure
+
+# %% ../nbs/07a_figures.ipynb #07a-figures-045b
+def explain_figure(image, probs, classes, mask, heat, title: str) -> "Figure":
+    """One row: the image with the lung boundary, and the attribution over it. `image` (S, S) uint8, `probs` (K,) or None,
+    `mask` (S, S) probabilities or None, `heat` (S, S) or None. `title` is drawn as it is, whatever it holds."""
+    figure, axes = new_figure(5.6, 3, 1, 2)
+    for ax, shown in zip(axes[0], (None, heat)):
+        ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+        if mask is not None and shown is None and (mask > 0.5).any():
+            ax.contour(mask, [0.5], colors="red", linewidths=1)
+        if shown is not None:
+            limit = float(abs(shown).max()) or 1.0
+            ax.imshow(shown, cmap="coolwarm", vmin=-limit, vmax=limit, alpha=0.5)
+        ax.axis("off")
+    said = "" if probs is None else ": " + ", ".join(f"{c} {p:.2f}" for c, p in zip(classes, probs))
+    plain = (title + said).encode("utf-8", "replace").decode()  # a file's name may hold bytes that are no letters
+    figure.suptitle(plain, fontsize=9, parse_math=False)
+    return figure
+
+# %% ../nbs/07a_figures.ipynb #07a-figures-045d
+def save_figures(figures: list, images: list, folder: Path) -> list[Path]:
+    "Write each figure to `folder`, called as its image, with a number where that name is taken. Returns the paths of the PNGs."
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for figure, image in zip(figures, images):
+        names = (f"{Path(image).stem}-{n}.png" if n > 1 else f"{Path(image).stem}.png" for n in count(1))
+        paths.append(next(folder / name for name in names if folder / name not in paths))
+        with catch_warnings():
+            filterwarnings("ignore", "Glyph")  # a letter of a title that the font lacks
+            figure.savefig(paths[-1], dpi=120)
+    return paths

@@ -30,6 +30,10 @@ class InputError(ValueError):
 def _open(path: str | Path):
     "Size `(H, W)` and decoder of a file of any kind; raises `InputError`."
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; name the image files in it")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: is a link to a file that is not there; mend the link, or name the file")
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:

@@ -142,9 +142,10 @@ def test_a_run_on_other_data_is_not_judged_on_phantoms_by_mistake(tmp_path):
     assert first["data"] == "given"
     with pytest.raises(InputError, match="run: was not trained on phantoms, or not to its end; name the data"):
         evaluate_run(tmp_path / "run", device="cpu")
-    (tmp_path / "run/results.json").write_text("{")
-    with pytest.raises(InputError, match="name the data"):
-        evaluate_run(tmp_path / "run", device="cpu")
+    for damaged in ("{", "[]"):
+        (tmp_path / "run/results.json").write_text(damaged)
+        with pytest.raises(InputError, match="name the data"):
+            evaluate_run(tmp_path / "run", device="cpu")
     (tmp_path / "run/results.json").unlink()
     with pytest.raises(InputError, match="name the data"):
         evaluate_run(tmp_path / "run", device="cpu")
@@ -157,7 +158,7 @@ def test_explaining_calls_the_classes_by_their_names(tmp_path, monkeypatch):
     run_experiment(data, tmp_path / "run", steps=1, batch=4, unlabeled=4, progress=False, device="cpu")
     assert class_names(tmp_path / "run") == ("clear", "opaque") and class_names(tmp_path) is None
     said = []
-    monkeypatch.setattr("multimix.experiments.explain_figure", lambda image, probs, classes, *rest: said.append(classes) or plt.figure())
+    monkeypatch.setattr("multimix.judging.explain_figure", lambda image, probs, classes, *rest: said.append(classes) or plt.figure())
     Image.fromarray(data.cls_labeled.images[0]).save(tmp_path / "x.png")
     explain_images(tmp_path / "run", [tmp_path / "x.png"])
     (tmp_path / "run/predictions.npz").unlink()
@@ -221,6 +222,15 @@ def test_a_used_folder_and_a_resume_with_other_settings_are_refused(run, data, t
     with pytest.raises(InputError, match="no run to resume"):
         run_experiment(data, out=tmp_path / "empty", resume=True, progress=False, device="cpu")
     assert (folder / "last.pt").read_bytes() == before
+
+
+def test_a_folder_for_the_run_that_wont_do_is_refused_before_the_data_are_read(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "load_data", lambda *args: pytest.fail("the data were read"))
+    monkeypatch.chdir(tmp_path)
+    for out, said in (("", "out is empty: name a folder"), (run[0], "already holds a run")):
+        with pytest.raises(InputError, match=said):
+            run_experiment(tmp_path, out=out, progress=False, device="cpu", **TINY)
+    assert not list(tmp_path.iterdir())
 
 
 def test_resuming_a_finished_run_judges_it_again_without_a_step(run, data):
@@ -292,6 +302,59 @@ def test_a_run_is_judged_only_on_the_classes_it_knows(tmp_path, monkeypatch):
             evaluate_run(tmp_path / "run", folders_of(tmp_path / "-".join(classes), classes, 2), device="cpu")
 
 
+@pytest.mark.parametrize("method, said", [("unet", "a mask"), ("multimix", "a class or a mask")])
+def test_data_without_a_test_image_for_the_run_are_refused(method, said, data, tmp_path, monkeypatch):
+    run_experiment(data, tmp_path / "run", method=method, progress=False, device="cpu", **TINY)
+    before = (tmp_path / "run/results.json").read_bytes()
+    tests = {"in_domain": {"classification": data.tests["in_domain"]["classification"]}} if method == "unet" else {}
+    monkeypatch.setattr(experiments, "load_data", lambda *args, **kwargs: replace(data, tests=tests))
+    with pytest.raises(InputError, match=f"xrays: holds no test images with {said}, by which .*run could be judged"):
+        evaluate_run(tmp_path / "run", "xrays", device="cpu")
+    assert (tmp_path / "run/results.json").read_bytes() == before
+
+
+def pictures_in(folder, *names):
+    "Pictures of noise in `folder`, and their paths."
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    for path in (paths := [folder / name for name in names]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, format="png")
+    return paths
+
+
+@pytest.mark.parametrize("names, drawn", [
+    (("p/a-2.png", "p/a.png", "q/a.png"), ["a-2.png", "a.png", "a-3.png"]),
+    (("p/a.png", "q/a.png", "r/a.png"), ["a.png", "a-2.png", "a-3.png"])])
+def test_no_figure_takes_the_place_of_another(run, tmp_path, names, drawn):
+    paths = explain_images(run[0], pictures_in(tmp_path, *names), tmp_path / "drawn", method="gradient")
+    assert [path.name for path in paths] == drawn and all(path.exists() for path in paths)
+
+
+def test_explaining_refuses_what_it_cant_use_or_write(run, tmp_path, monkeypatch):
+    def deny(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    [picture] = pictures_in(tmp_path, "x.png")
+    with pytest.raises(InputError, match=f"last.pt is a file: name the run's folder, {run[0]}$"):
+        explain_images(run[0] / "last.pt", [picture])
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InputError, match="taken: can't be written to .*out=DIR"):
+        explain_images(run[0], [picture], tmp_path / "taken", method="gradient")
+    monkeypatch.setattr(Path, "mkdir", deny)
+    with pytest.raises(InputError, match="explain: can't be written to .Permission denied.; .*out=DIR"):
+        explain_images(run[0], [picture], method="gradient")
+
+
+def test_weights_that_are_no_numbers_explain_nothing(data, tmp_path):
+    run_experiment(data, tmp_path, steps=1, batch=4, unlabeled=4, method="enc", progress=False, device="cpu")
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state["model"]["encoder.head.weight"][0, 0] = float("nan")
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(InputError, match=f"{tmp_path}: some of its weights are nan or inf"):
+        explain_images(tmp_path, pictures_in(tmp_path, "x.png"), method="gradient")
+    assert not (tmp_path / "explain").exists()
+
+
 def test_with_all_labels_the_images_without_truth_are_all_images(data):
     some = replace(data, cls_unlabeled=data.cls_unlabeled.subset([0, 1]), seg_unlabeled=None)
     both = reuse_labeled(some, make_config(labels="all", masks=3))
@@ -303,6 +366,13 @@ def test_with_all_labels_the_images_without_truth_are_all_images(data):
 
 def test_device_auto_is_always_there():
     assert pick_device("auto") in ("cpu", "cuda") and pick_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("name", ["hpu", "privateuseone", "meta", "vulkan", "fpga", "cuda:99", "gpu"])
+def test_a_device_that_cant_be_computed_on_is_refused_in_a_line(name):
+    with pytest.raises(InputError, match=f"device '{name}' can't be used here .*: try auto or cpu") as found:
+        pick_device(name)
+    assert len(str(found.value)) < 280 and "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize("asked", [dict(labels=4), dict(masks=2)])
@@ -321,6 +391,17 @@ def test_a_damaged_run_is_named(data, tmp_path, name, content, said):
     for again in (load_run, lambda folder: run_experiment(data, folder, resume=True, progress=False, device="cpu")):
         with pytest.raises(InputError, match=said):
             again(tmp_path)
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(method="unknown"), "config.json.*method 'unknown' is unknown"), (dict(size="big"), "config.json.*size.*'big'"),
+    (dict(width=8), "last.pt holds other weights"), (dict(method="unet"), "last.pt holds other weights")])
+def test_a_run_whose_settings_are_not_those_of_its_weights_is_not_loaded(data, tmp_path, change, said):
+    run_experiment(data, tmp_path, steps=1, batch=4, unlabeled=4, method="enc", progress=False, device="cpu")
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=said):
+        load_run(tmp_path)
 
 
 def test_where_the_validation_has_one_class_the_accuracy_chooses(data):

@@ -136,6 +136,18 @@ def test_curves_have_a_panel_for_each_kind_and_survive_nothing():
     assert [ax.get_title() for ax in fg.curves_figure([{"step": 1, "loss": 2}]).axes] == ["losses"]
 
 
+@pytest.mark.parametrize("name, drawn", [
+    ("IM$x_y$.png", "IM$x_y$.png"), (r"IM$\frac{$.png", r"IM$\frac{$.png"), ("caf\udce9.png", "caf?.png"), ("肺.png", "肺.png")])
+def test_any_name_of_a_file_is_drawn_as_plain_text(name, drawn, tmp_path):
+    figure = fg.explain_figure(IMAGES[0], (0.25, 0.75), ("clear", "ill"), masks()[0, 0], IMAGES[0] - 100.0, name)
+    [title] = figure.texts
+    assert title.get_text() == drawn + ": clear 0.25, ill 0.75" and not title.get_parse_math()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        [path] = fg.save_figures([figure], [name], tmp_path)
+    assert path.exists()
+
+
 def test_spread_goes_from_the_worst_to_the_best():
     scores = np.random.default_rng(0).random(50)
     at = fg.spread(scores, 6)

@@ -107,9 +107,12 @@ def test_junk_is_named_whatever_it_holds(tmp_path, junk, magic):
         read_image(tmp_path / "junk.png")
 
 
-def test_a_folder_is_no_image(tmp_path):
-    with pytest.raises(InputError, match="no such file"):
-        read_image(tmp_path)
+def test_a_folder_and_a_dangling_link_are_no_images_and_said_to_be(tmp_path):
+    (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
+    for name, said in ((".", "is a folder; name the image files in it"), ("link.png", "link.png: is a link to a file that is not there"),
+                       ("gone.png", "gone.png: no such file")):
+        with pytest.raises(InputError, match=said):
+            read_image(tmp_path / name)
 
 
 def test_a_flipped_byte_in_a_png_is_noticed(tmp_path):
