@@ -5,20 +5,25 @@
 # %% auto #0
 __all__ = ['views_read', 'more_read', 'keys_read', 'seeded', 'read_batch', 'noisy_view', 'make_views', 'encode_views',
            'decode_views', 'teach_masks', 'more_views', 'forward_views', 'total_loss', 'make_schedule', 'autocast',
-           'parameter_groups', 'check_sets', 'Trainer', 'step_loss', 'train_step']
+           'parameter_groups', 'check_sets', 'Trainer', 'parts', 'set_checksum', 'data_checksum', 'images_read',
+           'judge_guesses', 'step_loss', 'train_step']
 
 # %% ../nbs/06a_step.ipynb #06a-step-012
+import zlib
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .data import Batch, InputError, MultiTaskData, sub_seed
+from .data import TRAIN, Batch, InputError, MultiTaskData, sub_seed
 from .devices import ALONE, Processes, connect, gather_predictions, share_batch, share_draws, sum_gradients
 from .losses import Prediction, ViewKey
 from .methods import Config, add_frame, add_noise, change_camera, make_model, make_terms, make_view, scale_input
 from .model import MultiMix, encode_with_saliency
+from .pseudo_labels import pseudo_precision
+from .sets import ImageSet
 
 # %% ../nbs/06a_step.ipynb #06a-step-013
 def views_read(terms) -> tuple[list[ViewKey], list[ViewKey], list[ViewKey]]:
@@ -210,12 +215,45 @@ class Trainer:
         self.optimizer = torch.optim.Adam(parameter_groups(self.model, config, self.terms), weight_decay=config.weight_decay)
         self.schedule = make_schedule(self.optimizer, config)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
-        self.truth = data.withheld.get("cls_unlabeled")  # for the log alone, see `multimix.training.judge_guesses`; no term gets it
+        self.truth = data.withheld.get("cls_unlabeled")  # for the log alone, see `judge_guesses`; no term gets it
 
     @property
     def evaluated(self) -> MultiMix:
         "The weights to judge: averaged ones where the config averages."
         return self.average.module if self.average is not None else self.model
+
+# %% ../nbs/06a_step.ipynb #06a-step-046d
+def parts(trainer: Trainer) -> dict:
+    "What of a trainer has a state, by name."
+    names = ("model", "average", "terms", "optimizer", "schedule", "scaler")
+    return {name: getattr(trainer, name) for name in names if getattr(trainer, name) is not None}
+
+# %% ../nbs/06a_step.ipynb #06a-step-046e
+def set_checksum(s: ImageSet) -> int:
+    "CRC-32 of what a set holds: names, classes, labels, and the pixels of a dozen of its images and masks."
+    few = slice(None, None, max(1, len(s) // 12))
+    arrays = [s.images[few], *([] if s.labels is None else [s.labels]), *([] if s.masks is None else [s.masks[few]])]
+    return zlib.crc32(b"".join([repr((s.names, s.classes)).encode(), *(np.ascontiguousarray(array) for array in arrays)]))
+
+
+def data_checksum(data: MultiTaskData) -> int:
+    "CRC-32 of the sets that a run is trained, validated and judged on."
+    sets = {name: getattr(data, name) for name in (*TRAIN, "cls_val", "seg_val")}
+    sets |= {f"{domain} {task}": s for domain, tests in data.tests.items() for task, s in tests.items()}
+    return zlib.crc32(repr(sorted((name, set_checksum(s)) for name, s in sets.items() if s is not None)).encode())
+
+
+def images_read(trainer: Trainer) -> dict[str, int]:
+    "The `set_checksum` of each stream."
+    return {name: set_checksum(stream.images) for name, stream in trainer.streams.items()}
+
+# %% ../nbs/06a_step.ipynb #06a-step-046f
+def judge_guesses(trainer: Trainer) -> dict[str, float]:
+    """How many of the last step's pseudo-labels were right, `pseudo_precision`, where the truth of the unlabelled images is known and
+    something was kept; else nothing. It is looked up for the log, after the step: nothing that trains gets to see it."""
+    guesses = [t.guesses for t in trainer.terms if getattr(t, "guesses", None) is not None] if trainer.truth is not None else []
+    found = {"pseudo_precision": pseudo_precision(*guesses[0], trainer.truth)} if guesses else {}
+    return {name: value for name, value in found.items() if value is not None}
 
 # %% ../nbs/06a_step.ipynb #06a-step-048
 def step_loss(trainer: Trainer, step: int) -> tuple[Tensor, dict[str, Tensor]]:
