@@ -450,10 +450,20 @@ def test_a_checkpoint_that_cant_be_read_is_named(run_of_two, damage):
     assert f"{file} can't be read" in refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
 
 
-def test_a_stray_checkpoint_is_not_taken_up(run_of_two):
-    (run_of_two / "config.json").unlink()
-    run = train(tiny_config(method="umtl", steps=1), tiny_data(), run_of_two, progress=False)
-    assert run.history[0]["step"] == 1
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["last.pt", "best.pt", "history.csv", "results.json", "report.html", "predictions.npz"])
+def test_what_is_left_of_a_run_is_not_written_over(tmp_path, name, resume):
+    (tmp_path / name).write_text("of a run")
+    message = refused(tiny_config(method="enc", steps=1), tiny_data(), tmp_path, resume=resume)
+    assert f"{tmp_path / name} is there without a config.json" in message and "choose another folder" in message
+    assert contents(tmp_path) == {name: b"of a run"}
+
+
+def test_files_of_others_do_not_matter(tmp_path):
+    (tmp_path / "claim.json").write_text("{}")
+    (tmp_path / "error.txt").write_text("Traceback")
+    assert train(tiny_config(method="enc", steps=1), tiny_data(), tmp_path, progress=False).history
+    assert {"claim.json", "error.txt", "config.json", "last.pt"} <= set(contents(tmp_path))
 
 
 @pytest.mark.parametrize("method, missing", [("multimix", "cls_unlabeled"), ("multimix", "seg_unlabeled"), ("umtl", "seg_labeled"),
