@@ -1241,10 +1241,12 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'multimix.training.progress_bar': ('training.html#progress_bar', 'multimix/training.py'),
                                    'multimix.training.read_checkpoint': ('training.html#read_checkpoint', 'multimix/training.py'),
                                    'multimix.training.read_config': ('training.html#read_config', 'multimix/training.py'),
+                                   'multimix.training.rename_new': ('training.html#rename_new', 'multimix/training.py'),
                                    'multimix.training.replacing': ('training.html#replacing', 'multimix/training.py'),
                                    'multimix.training.save_atomic': ('training.html#save_atomic', 'multimix/training.py'),
                                    'multimix.training.save_best': ('training.html#save_best', 'multimix/training.py'),
                                    'multimix.training.save_last': ('training.html#save_last', 'multimix/training.py'),
                                    'multimix.training.train': ('training.html#train', 'multimix/training.py'),
                                    'multimix.training.trainer_state': ('training.html#trainer_state', 'multimix/training.py'),
+                                   'multimix.training.write_config': ('training.html#write_config', 'multimix/training.py'),
                                    'multimix.training.write_history': ('training.html#write_history', 'multimix/training.py')}}}

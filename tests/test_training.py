@@ -459,6 +459,36 @@ def test_what_is_left_of_a_run_is_not_written_over(tmp_path, name, resume):
     assert contents(tmp_path) == {name: b"of a run"}
 
 
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_runs_begun_at_once_in_a_folder_one_is_refused(tmp_path, monkeypatch, resume, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(PermissionError("no links here")))
+    config, other = tiny_config(method="enc", steps=1), tiny_config(method="enc", steps=1, seed=7)
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    assert first.start(config, resume) is second.start(other, resume) is None
+    assert first.begin(config) and not first.begin(config)
+    with pytest.raises(InputError, match=f"{tmp_path / 'run'} already holds a run: resume it, or choose another folder"):
+        second.begin(other)
+    assert json.loads((tmp_path / "run/config.json").read_text()) == asdict(config) and len(contents(tmp_path / "run")) == 1
+
+
+def test_a_run_that_another_overtakes_changes_nothing(tmp_path, monkeypatch):
+    "The other one begins while this one does its first step."
+    begin, config = RunFolder.begin, tiny_config(method="enc", steps=2)
+
+    def overtaken(folder, its_config):
+        monkeypatch.setattr(RunFolder, "begin", begin)
+        train(tiny_config(method="enc", steps=1), tiny_data(), folder.path, progress=False)
+        before.update(contents(folder.path))
+        return begin(folder, its_config)
+
+    before = {}
+    monkeypatch.setattr(RunFolder, "begin", overtaken)
+    assert "already holds a run" in refused(config, tiny_data(), tmp_path / "run")
+    assert contents(tmp_path / "run") == before and "last.pt" in before
+
+
 def test_files_of_others_do_not_matter(tmp_path):
     (tmp_path / "claim.json").write_text("{}")
     (tmp_path / "error.txt").write_text("Traceback")
