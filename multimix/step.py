@@ -6,7 +6,7 @@
 __all__ = ['views_read', 'more_read', 'keys_read', 'seeded', 'read_batch', 'noisy_view', 'make_views', 'encode_views',
            'decode_views', 'teach_masks', 'more_views', 'forward_views', 'total_loss', 'make_schedule', 'autocast',
            'parameter_groups', 'check_sets', 'Trainer', 'parts', 'set_checksum', 'data_checksum', 'images_read',
-           'judge_guesses', 'step_loss', 'train_step']
+           'judge_guesses', 'check_finite', 'step_loss', 'train_step']
 
 # %% ../nbs/06a_step.ipynb #06a-step-012
 import zlib
@@ -254,6 +254,12 @@ def judge_guesses(trainer: Trainer) -> dict[str, float]:
     guesses = [t.guesses for t in trainer.terms if getattr(t, "guesses", None) is not None] if trainer.truth is not None else []
     found = {"pseudo_precision": pseudo_precision(*guesses[0], trainer.truth)} if guesses else {}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def check_finite(row: dict) -> None:
+    "Raises InputError when the loss of a logged row is no longer a number."
+    if row["loss"] != row["loss"] or abs(row["loss"]) == float("inf"):
+        raise InputError(f"the loss is {row['loss']} at step {row['step']}: lower lr, or use amp='no'")
 
 # %% ../nbs/06a_step.ipynb #06a-step-048
 def step_loss(trainer: Trainer, step: int) -> tuple[Tensor, dict[str, Tensor]]:

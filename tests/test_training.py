@@ -450,6 +450,33 @@ def test_a_checkpoint_that_cant_be_read_is_named(run_of_two, damage):
     assert f"{file} can't be read" in refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
 
 
+@pytest.mark.parametrize("error, said", [(PermissionError(13, "Permission denied"), "Permission denied"), (OSError("no room"), "no room")])
+def test_a_checkpoint_that_the_system_keeps_back_is_not_to_be_taken_away(run_of_two, monkeypatch, error, said):
+    def load_nothing(*args, **kw):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load_nothing)
+    message = refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
+    assert f"{run_of_two / 'last.pt'} can't be read ({said})" in message and "take it away" not in message
+    error = MemoryError()
+    with pytest.raises(MemoryError):
+        train(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, progress=False, resume=True)
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: [1, 2], lambda state: {}, lambda state: state["model"], lambda state: {k: v for k, v in state.items() if k != "model"},
+    lambda state: {k: v for k, v in state.items() if k != "history"}, lambda state: state | {"model": [1]},
+    lambda state: state | {"model": Trainer(tiny_config(method="enc"), tiny_data()).model.state_dict()},
+    lambda state: state | {"optimizer": Trainer(tiny_config(method="multimix", decoder_lr=2.0), tiny_data()).optimizer.state_dict()
+                           | {"param_groups": []}}])
+def test_a_checkpoint_of_something_else_is_named(run_of_two, change):
+    torch.save(change(load(run_of_two)), run_of_two / "last.pt")
+    before = contents(run_of_two)
+    message = refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
+    assert message.startswith(f"{run_of_two / 'last.pt'} is no") and "to start the run anew" in message
+    assert contents(run_of_two) == before
+
+
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize("name", ["last.pt", "best.pt", "history.csv", "results.json", "report.html", "predictions.npz"])
 def test_what_is_left_of_a_run_is_not_written_over(tmp_path, name, resume):
