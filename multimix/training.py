@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WRITTEN', 'TAKEN', 'rename_new', 'replacing', 'save_atomic', 'write_history', 'trainer_state', 'load_trainer_state',
-           'check_folder', 'write_config', 'read_config', 'read_checkpoint', 'RunFolder', 'save_last', 'save_best',
+           'read_config', 'check_folder', 'write_config', 'read_checkpoint', 'RunFolder', 'save_last', 'save_best',
            'Loop', 'is_better', 'after_step', 'in_notebook', 'LiveCurves', 'Run', 'progress_bar', 'open_run', 'train',
            'Trainer', 'autocast', 'check_finite', 'data_checksum', 'decode_views', 'encode_views', 'forward_views',
            'images_read', 'judge_guesses', 'keys_read', 'make_schedule', 'make_views', 'seeded', 'step_loss',
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from .data import InputError, MultiTaskData
 from .devices import on_main
 from .malloc import keep_memory
-from .methods import Config
+from .methods import Config, check_config
 from .model import MultiMix
 from .step import (Trainer, autocast, check_finite, data_checksum, decode_views, encode_views, forward_views, images_read,
                    judge_guesses, keys_read, make_schedule, make_views, parts, seeded, step_loss, total_loss, train_step, views_read)
@@ -89,20 +89,36 @@ def load_trainer_state(trainer: Trainer, state: dict) -> None:
     for name, part in parts(trainer).items():
         part.load_state_dict(state[name])
 
+# %% ../nbs/06b_training.ipynb #06b-training-022b
+def read_config(folder: str | os.PathLike) -> Config:
+    "The config of the run in `folder`. Raises InputError where its config.json can't be read, is of another version, or can't be right."
+    file = Path(folder) / "config.json"
+    try:
+        said = json.loads(file.read_text())
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise InputError(f"{file} can't be read: take the folder away to start the run anew")
+    if unknown := sorted(set(said) - {field.name for field in fields(Config)}):
+        raise InputError(f"{file} has the setting {unknown[0]!r}, which this multimix does not know: it is of another version")
+    try:
+        return check_config(Config(**said))
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from None
+
 # %% ../nbs/06b_training.ipynb #06b-training-022
 WRITTEN = ("last.pt", "best.pt", "history.csv", "results.json", "report.html", "predictions.npz")  # by a run, after its config.json
 TAKEN = "{} already holds a run: resume it, or choose another folder"
 
 
 def check_folder(path: Path, config: Config, resume: bool) -> None:
-    """Raises InputError where there is a run in `path` and it is not to be resumed, or was started with other settings; also where there
-    are files of a run but no config.json, since a new run would write over them."""
+    "Raises InputError for a run in `path` that is not to be resumed or has other settings, and for files of a run without a config.json."
     file = path / "config.json"
     if not file.exists() and (found := [path / name for name in WRITTEN if (path / name).exists()]):
         raise InputError(f"{found[0]} is there without a config.json, so it is of no whole run: choose another folder")
     if file.exists() and not resume:
         raise InputError(TAKEN.format(path))
-    if file.exists() and (kept := json.loads(file.read_text())) != asdict(config):
+    if file.exists() and read_config(path) and (kept := json.loads(file.read_text())) != asdict(config):  # read_config says what can't be right
         differ = [k for k, v in asdict(config).items() if k not in kept or kept[k] != v] or sorted(set(kept) - set(asdict(config)))
         raise InputError(f"{path} holds a run with another {', '.join(differ)}: resume it with the same settings")
 
@@ -115,18 +131,6 @@ def write_config(path: Path, config: Config) -> None:
             beside.write_text(json.dumps(asdict(config), indent=1))
     except FileExistsError:
         raise InputError(TAKEN.format(path)) from None
-
-# %% ../nbs/06b_training.ipynb #06b-training-022b
-def read_config(folder: str | os.PathLike) -> Config:
-    "The config of the run in `folder`. Raises InputError where its config.json can't be read or is of another version."
-    file = Path(folder) / "config.json"
-    try:
-        said = json.loads(file.read_text())
-    except ValueError:
-        raise InputError(f"{file} can't be read: take the folder away to start the run anew") from None
-    if unknown := sorted(set(said) - {field.name for field in fields(Config)}):
-        raise InputError(f"{file} has the setting {unknown[0]!r}, which this multimix does not know: it is of another version")
-    return Config(**said)
 
 # %% ../nbs/06b_training.ipynb #06b-training-022c
 def read_checkpoint(file: Path) -> dict:

@@ -25,6 +25,7 @@ from multimix.training import (
     RunFolder,
     is_better,
     load_trainer_state,
+    read_config,
     replacing,
     save_atomic,
     train,
@@ -448,6 +449,20 @@ def test_a_checkpoint_that_cant_be_read_is_named(run_of_two, damage):
     file = run_of_two / "last.pt"
     file.write_bytes(file.read_bytes()[:2000] if damage is None else damage)
     assert f"{file} can't be read" in refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
+
+
+@pytest.mark.parametrize("content, said", [
+    (b"[]", " can't be read"), (b"null", " can't be read"), (b"3", " can't be read"), (b"\xff", " can't be read"), (b"", " can't be read"),
+    (b'{"method": "unheard"}', ": method 'unheard' is unknown"), (b'{"lr": "fast"}', ": lr is 'fast'"),
+    (b'{"steps": null}', ": steps is None"),
+    (b'{"teacher_dropout": 1}', ": teacher_dropout is 1"), (b'{"policy": ["fixed"]}', ": policy ['fixed'] is unknown")])
+def test_a_config_that_cant_be_right_is_named(run_of_two, content, said):
+    file = run_of_two / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        read_config(run_of_two)
+    assert str(raised.value).startswith(f"{file}{said}")
+    assert refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True) == str(raised.value)
 
 
 @pytest.mark.parametrize("error, said", [(PermissionError(13, "Permission denied"), "Permission denied"), (OSError("no room"), "no room")])
