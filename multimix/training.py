@@ -60,9 +60,14 @@ def replacing(path: Path, new: bool = False):
 
 
 def save_atomic(state: dict, path: Path) -> None:
-    "`torch.save`, whole or not at all."
-    with replacing(path) as beside:
-        torch.save(state, beside)
+    "`torch.save`, whole or not at all. Raises OSError naming a file that could not be written."
+    try:
+        with replacing(path) as beside:
+            torch.save(state, beside)
+    except RuntimeError as error:
+        if "inline_container" not in str(error):  # what torch says of a full disk, and a page of C++
+            raise
+        raise OSError(f"{path} could not be written (is the disk full?): make room and resume") from error
 
 # %% ../nbs/06b_training.ipynb #06b-training-014
 def write_history(path: Path, rows: list[dict]) -> None:

@@ -285,6 +285,24 @@ def test_a_save_that_is_cut_short_leaves_the_last_one(tmp_path, monkeypatch):
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("kind, said", [(OSError, "[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0"),
+                                        (RuntimeError, "CUDA error: an illegal memory access was encountered")])
+def test_a_full_disk_is_told_from_other_trouble(tmp_path, monkeypatch, kind, said):
+    save_atomic({"step": 1}, tmp_path / "last.pt")
+    before = contents(tmp_path)
+
+    def fail(state, path):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(kind) as raised:
+        save_atomic({"step": 2}, tmp_path / "last.pt")
+    full = f"{tmp_path / 'last.pt'} could not be written (is the disk full?): make room and resume"
+    assert str(raised.value) == (full if kind is OSError else said)
+    assert contents(tmp_path) == before
+
+
 def test_replacing_keeps_the_old_file_when_the_block_fails(tmp_path):
     (tmp_path / "a").write_text("old")
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as beside:
