@@ -89,7 +89,7 @@ def load_trainer_state(trainer: Trainer, state: dict) -> None:
     "The inverse of `trainer_state`, in place. Raises InputError where the state is of a run on other images."
     now, then = images_read(trainer), state.get("images", {})
     if other := sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name)):
-        raise InputError(f"the images of {', '.join(other)} (or their truth) are not those that the run began with: use the same")
+        raise InputError(f"the images of {', '.join(other)} (or their truth) are not those that the run began with: name the same (--data)")
     trainer.step = state["step"]
     for name, part in parts(trainer).items():
         part.load_state_dict(state[name])
@@ -123,7 +123,7 @@ def check_folder(path: Path, config: Config, resume: bool) -> None:
         raise InputError(f"{found[0]} is there without a config.json, so it is of no whole run: choose another folder")
     if file.exists() and not resume:
         raise InputError(TAKEN.format(path))
-    if file.exists() and read_config(path) and (kept := json.loads(file.read_text())) != asdict(config):  # read_config says what can't be right
+    if file.exists() and read_config(path) and (kept := json.loads(file.read_text())) != asdict(config):  # read_config raises, too
         differ = [k for k, v in asdict(config).items() if k not in kept or kept[k] != v] or sorted(set(kept) - set(asdict(config)))
         raise InputError(f"{path} holds a run with another {', '.join(differ)}: resume it with the same settings")
 
@@ -284,8 +284,8 @@ def open_run(folder: RunFolder, trainer: Trainer, resume: bool) -> dict:
     try:
         load_trainer_state(trainer, state)
         return {k: state[k] for k in ("history", "best", "seconds")} | {"started": time.perf_counter() - state["seconds"]}
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{folder.path}: {error}") from None
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{folder.path / 'last.pt'} is not of the run that config.json tells of ({type(error).__name__}): put that run's "
                          "own back, or take this one away to start the run anew") from error
