@@ -58,7 +58,7 @@ def replacing(path: Path, new: bool = False):
     finally:
         beside.unlink(missing_ok=True)
 
-
+# %% ../nbs/06b_training.ipynb #06b-training-011b
 def save_atomic(state: dict, path: Path) -> None:
     "`torch.save`, whole or not at all. Raises OSError naming a file that could not be written."
     try:
