@@ -219,10 +219,22 @@ def test_a_view_read_for_both_masks_and_classes_is_computed_once():
     assert torch.isfinite(total_loss([Both()], forward_views(model, model, [Both()], views))[0])
 
 
-def test_a_missing_stream_is_named():
-    streams = {name: s for name, s in tiny_data().streams(2, 3).items() if name != "seg_unlabeled"}
-    with pytest.raises(InputError, match="'multimix' reads the stream 'seg_unlabeled'"):
+@pytest.mark.parametrize("missing, needed, without", [
+    ("cls_labeled", "images with a class", ["unet"]), ("seg_labeled", "images with a mask", ["enc", "enc_ssl"]),
+    ("cls_unlabeled", "images without their class", ["enc", "umtl_s"]), ("seg_unlabeled", "images without their mask", ["unet", "umtl_s"])])
+def test_missing_images_are_named_and_so_are_methods_that_do_without(missing, needed, without):
+    streams = {name: s for name, s in tiny_data().streams(2, 3).items() if name != missing}
+    with pytest.raises(InputError, match=f"'multimix' needs {needed}, and the data have none: give some, or") as raised:
         make_views(keys_read(make_terms(tiny_config())), streams, 0, tiny_config(), torch.Generator())
+    assert " or ".join(map(repr, without)) in str(raised.value)
+    for method in without:
+        config = tiny_config(method=method)
+        assert make_views(keys_read(make_terms(config)), streams, 0, config, torch.Generator())
+
+
+def test_a_stream_that_there_never_is_is_named():
+    with pytest.raises(InputError, match="needs the stream 'xrays', and .* one of cls_labeled, seg_labeled, cls_unlabeled, seg_unlabeled"):
+        make_views([ViewKey("xrays", "weak")], tiny_data().streams(2, 3), 0, tiny_config(), torch.Generator())
 
 
 def test_a_term_of_ones_own_joins_the_methods_terms():

@@ -25,6 +25,7 @@ from multimix.training import (
     RunFolder,
     is_better,
     load_trainer_state,
+    read_config,
     replacing,
     save_atomic,
     train,
@@ -284,6 +285,24 @@ def test_a_save_that_is_cut_short_leaves_the_last_one(tmp_path, monkeypatch):
     assert_same_end(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.parametrize("kind, said", [(OSError, "[enforce fail at inline_container.cc:672] . unexpected pos 128 vs 0"),
+                                        (RuntimeError, "CUDA error: an illegal memory access was encountered")])
+def test_a_full_disk_is_told_from_other_trouble(tmp_path, monkeypatch, kind, said):
+    save_atomic({"step": 1}, tmp_path / "last.pt")
+    before = contents(tmp_path)
+
+    def fail(state, path):
+        Path(path).write_bytes(b"half")
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(kind) as raised:
+        save_atomic({"step": 2}, tmp_path / "last.pt")
+    full = f"{tmp_path / 'last.pt'} could not be written (is the disk full?): make room and resume"
+    assert str(raised.value) == (full if kind is OSError else said)
+    assert contents(tmp_path) == before
+
+
 def test_replacing_keeps_the_old_file_when_the_block_fails(tmp_path):
     (tmp_path / "a").write_text("old")
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "a") as beside:
@@ -439,7 +458,8 @@ def test_a_run_is_resumed_with_its_own_images(run_of_two, data):
              "other labels": replace(ours, cls_labeled=replace(ours.cls_labeled, labels=1 - ours.cls_labeled.labels)),
              "other masks": replace(ours, seg_labeled=replace(ours.seg_labeled, masks=1 - ours.seg_labeled.masks)),
              "other classes": replace(ours, cls_labeled=replace(ours.cls_labeled, classes=ours.cls_labeled.classes[::-1]))}[data]
-    assert "images of" in refused(tiny_config(method="umtl", steps=2), other, run_of_two, resume=True)
+    message = refused(tiny_config(method="umtl", steps=2), other, run_of_two, resume=True)
+    assert message.startswith(f"{run_of_two}: the images of ") and message.endswith("name the same (--data)")
     assert contents(run_of_two) == before
 
 
@@ -450,17 +470,100 @@ def test_a_checkpoint_that_cant_be_read_is_named(run_of_two, damage):
     assert f"{file} can't be read" in refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
 
 
-def test_a_stray_checkpoint_is_not_taken_up(run_of_two):
-    (run_of_two / "config.json").unlink()
-    run = train(tiny_config(method="umtl", steps=1), tiny_data(), run_of_two, progress=False)
-    assert run.history[0]["step"] == 1
+@pytest.mark.parametrize("content, said", [
+    (b"[]", " can't be read"), (b"null", " can't be read"), (b"3", " can't be read"), (b"\xff", " can't be read"), (b"", " can't be read"),
+    (b'{"method": "unheard"}', ": method 'unheard' is unknown"), (b'{"lr": "fast"}', ": lr is 'fast'"),
+    (b'{"steps": null}', ": steps is None"),
+    (b'{"teacher_dropout": 1}', ": teacher_dropout is 1"), (b'{"policy": ["fixed"]}', ": policy ['fixed'] is unknown")])
+def test_a_config_that_cant_be_right_is_named(run_of_two, content, said):
+    file = run_of_two / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        read_config(run_of_two)
+    assert str(raised.value).startswith(f"{file}{said}")
+    assert refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True) == str(raised.value)
 
 
-@pytest.mark.parametrize("method, missing", [("multimix", "cls_unlabeled"), ("multimix", "seg_unlabeled"), ("umtl", "seg_labeled"),
-                                             ("enc", "cls_labeled"), ("enc_ssl", "cls_unlabeled")])
-def test_a_run_that_cant_start_leaves_nothing(tmp_path, method, missing):
+@pytest.mark.parametrize("error, said", [(PermissionError(13, "Permission denied"), "Permission denied"), (OSError("no room"), "no room")])
+def test_a_checkpoint_that_the_system_keeps_back_is_not_to_be_taken_away(run_of_two, monkeypatch, error, said):
+    def load_nothing(*args, **kw):
+        raise error
+
+    monkeypatch.setattr(torch, "load", load_nothing)
+    message = refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
+    assert f"{run_of_two / 'last.pt'} can't be read ({said})" in message and "take it away" not in message
+    error = MemoryError()
+    with pytest.raises(MemoryError):
+        train(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, progress=False, resume=True)
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: [1, 2], lambda state: {}, lambda state: state["model"], lambda state: {k: v for k, v in state.items() if k != "model"},
+    lambda state: {k: v for k, v in state.items() if k != "history"}, lambda state: state | {"model": [1]},
+    lambda state: state | {"model": Trainer(tiny_config(method="enc"), tiny_data()).model.state_dict()},
+    lambda state: state | {"optimizer": Trainer(tiny_config(method="multimix", decoder_lr=2.0), tiny_data()).optimizer.state_dict()
+                           | {"param_groups": []}}])
+def test_a_checkpoint_of_something_else_is_named(run_of_two, change):
+    torch.save(change(load(run_of_two)), run_of_two / "last.pt")
+    before = contents(run_of_two)
+    message = refused(tiny_config(method="umtl", steps=2), tiny_data(), run_of_two, resume=True)
+    assert message.startswith(f"{run_of_two / 'last.pt'} is no") and "to start the run anew" in message
+    assert contents(run_of_two) == before
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["last.pt", "best.pt", "history.csv", "results.json", "report.html", "predictions.npz"])
+def test_what_is_left_of_a_run_is_not_written_over(tmp_path, name, resume):
+    (tmp_path / name).write_text("of a run")
+    message = refused(tiny_config(method="enc", steps=1), tiny_data(), tmp_path, resume=resume)
+    assert f"{tmp_path / name} is there without a config.json" in message and "choose another folder" in message
+    assert contents(tmp_path) == {name: b"of a run"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("resume", [False, True])
+def test_of_two_runs_begun_at_once_in_a_folder_one_is_refused(tmp_path, monkeypatch, resume, links):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(PermissionError("no links here")))
+    config, other = tiny_config(method="enc", steps=1), tiny_config(method="enc", steps=1, seed=7)
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    assert first.start(config, resume) is second.start(other, resume) is None
+    assert first.begin(config) and not first.begin(config)
+    with pytest.raises(InputError, match=f"{tmp_path / 'run'} already holds a run: resume it, or choose another folder"):
+        second.begin(other)
+    assert json.loads((tmp_path / "run/config.json").read_text()) == asdict(config) and len(contents(tmp_path / "run")) == 1
+
+
+def test_a_run_that_another_overtakes_changes_nothing(tmp_path, monkeypatch):
+    "The other one begins while this one does its first step."
+    begin, config = RunFolder.begin, tiny_config(method="enc", steps=2)
+
+    def overtaken(folder, its_config):
+        monkeypatch.setattr(RunFolder, "begin", begin)
+        train(tiny_config(method="enc", steps=1), tiny_data(), folder.path, progress=False)
+        before.update(contents(folder.path))
+        return begin(folder, its_config)
+
+    before = {}
+    monkeypatch.setattr(RunFolder, "begin", overtaken)
+    assert "already holds a run" in refused(config, tiny_data(), tmp_path / "run")
+    assert contents(tmp_path / "run") == before and "last.pt" in before
+
+
+def test_files_of_others_do_not_matter(tmp_path):
+    (tmp_path / "claim.json").write_text("{}")
+    (tmp_path / "error.txt").write_text("Traceback")
+    assert train(tiny_config(method="enc", steps=1), tiny_data(), tmp_path, progress=False).history
+    assert {"claim.json", "error.txt", "config.json", "last.pt"} <= set(contents(tmp_path))
+
+
+@pytest.mark.parametrize("method, missing, said", [
+    ("multimix", "cls_unlabeled", "images without their class"), ("multimix", "seg_unlabeled", "images without their mask"),
+    ("umtl", "seg_labeled", "images with a mask"), ("enc", "cls_labeled", "images with a class"),
+    ("enc_ssl", "cls_unlabeled", "images without their class")])
+def test_a_run_that_cant_start_leaves_nothing(tmp_path, method, missing, said):
     data = replace(tiny_data(), **{missing: None})
-    assert repr(missing) in refused(tiny_config(method=method), data, tmp_path / "deep" / "run")
+    assert f"{method!r} needs {said}, and the data have none" in refused(tiny_config(method=method), data, tmp_path / "deep" / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -504,7 +607,7 @@ def test_e14_all_labels_known():
     assert data.cls_unlabeled is None and data.seg_unlabeled is None
     for method in ("unet", "enc", "umtl", "umtl_s"):
         assert train(tiny_config(method=method, labels="all", masks="all", steps=1), data, progress=False).history
-    assert "cls_unlabeled" in refused(tiny_config(method="enc_ssl", labels="all"), data)
+    assert "without their class" in refused(tiny_config(method="enc_ssl", labels="all"), data)
 
 
 # rhythm, bar and curves
