@@ -205,9 +205,9 @@ def checked_config(folder: Path) -> Config:
     config = read_config(folder)
     try:
         check_size(config.size)
-        return check_config(config)
     except InputError as error:
         raise InputError(f"{folder / 'config.json'}: {error}") from None
+    return config
 
 
 def restore(config: Config, state: dict, file: Path):
@@ -292,7 +292,7 @@ def explain_images(run: str | os.PathLike, images: list, out: str | os.PathLike 
     try:
         return save_figures(figures, images, folder)
     except OSError as error:
-        raise InputError(f"{folder}: can't be written to ({error.strerror}); explain_images(..., out=DIR) writes elsewhere") from None
+        raise InputError(f"{folder}: can't be written to ({error.strerror}): name another folder (--out DIR)") from None
 
 # %% ../nbs/08_experiments.ipynb #08-experimen-048
 def summarize(runs, by: tuple[str, ...] = ("size", "steps", "method")):

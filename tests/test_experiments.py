@@ -338,10 +338,10 @@ def test_explaining_refuses_what_it_cant_use_or_write(run, tmp_path, monkeypatch
     with pytest.raises(InputError, match=f"last.pt is a file: name the run's folder, {run[0]}$"):
         explain_images(run[0] / "last.pt", [picture])
     (tmp_path / "taken").write_text("a file")
-    with pytest.raises(InputError, match="taken: can't be written to .*out=DIR"):
+    with pytest.raises(InputError, match="taken: can't be written to .*--out DIR"):
         explain_images(run[0], [picture], tmp_path / "taken", method="gradient")
     monkeypatch.setattr(Path, "mkdir", deny)
-    with pytest.raises(InputError, match="explain: can't be written to .Permission denied.; .*out=DIR"):
+    with pytest.raises(InputError, match="explain: can't be written to .Permission denied.: .*--out DIR"):
         explain_images(run[0], [picture], method="gradient")
 
 
