@@ -137,7 +137,7 @@ def test_a_killed_run_ends_like_one_that_was_not(tmp_path, uninterrupted, step, 
     "Killed when `step` is on the disk and a moment later, wherever that falls: in a step, in a validation, in a save."
     folder = tmp_path / "run"
     wait_and_kill(start(folder, 1), lambda: (folder / "last.pt").exists() and rows(folder) >= step, delay)
-    assert step <= load(folder)["step"] < 8
+    assert max(1, step - 1) <= load(folder)["step"] < 8  # history.csv has a step a moment before last.pt
     train(tiny_config(**FLEX), tiny_data(), folder, resume=True, validate=validate, loop=Loop(1, 2, 1), progress=False)
     assert_same_end(folder, uninterrupted)
     assert same(load(folder, "best.pt"), load(uninterrupted, "best.pt"))
